@@ -1,0 +1,28 @@
+//! State that outlives snapshots: keys, revocations, limits (shared by all cores), and each core's caches.
+
+use arc_swap::ArcSwap;
+
+use crate::authn::{KeyRing, Revocations, TokenBook, TokenCache, TxnKeys};
+use crate::limit::Limiter;
+
+/// Shared by all cores of a proxy; kept over snapshot swaps.
+#[derive(Default)]
+pub struct Live {
+    /// JSON Web Key Sets by issuer name, as last fetched or read.
+    pub keys: ArcSwap<KeyRing>,
+    /// Public keys that verify transaction tokens.
+    pub txn_keys: ArcSwap<TxnKeys>,
+    /// Revoked workloads, users, keys and tokens.
+    pub revocations: ArcSwap<Revocations>,
+    /// Rate-limit state.
+    pub limiter: Limiter,
+    /// Transaction tokens that this workload's inbound side verified (sidecars only).
+    pub token_book: TokenBook,
+}
+
+/// One core's caches; used by one thread only.
+#[derive(Default)]
+pub struct Local {
+    /// Verified user credentials and transaction tokens.
+    pub tokens: TokenCache,
+}

@@ -1,0 +1,118 @@
+//! The whole order of the checks, for one request.
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, request::Parts};
+use testudo_model::Hop;
+
+use crate::live::{Live, Local};
+use crate::now::Now;
+use crate::peer::Peer;
+use crate::record::{Denial, Record};
+use crate::snapshot::{Service, Snapshot};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::authn::User;
+use crate::schema::Operation;
+
+/// What the checks of the head came to.
+pub enum HeadOutcome {
+    /// Refused.
+    Deny(Denial),
+    /// Answered at this proxy: a CORS preflight, a redirect.
+    Answer {
+        /// Status of the answer.
+        status: StatusCode,
+        /// Its headers.
+        headers: HeaderMap,
+    },
+    /// The body is next.
+    Continue(Box<BodyCheck>),
+}
+
+/// Judges a request's head. `head` is rewritten into the one canonical request that goes upstream.
+/// Everything found out is put into `record`, whatever the outcome.
+pub fn check_head(
+    _snapshot: &Arc<Snapshot>,
+    _live: &Live,
+    _local: &mut Local,
+    _peer: &Peer,
+    _hop: Hop,
+    _head: &mut Parts,
+    _record: &mut Record,
+    _now: Now,
+) -> HeadOutcome {
+    HeadOutcome::Deny(Denial::new(testudo_model::Reason::NotReady, "no checks"))
+}
+
+/// A request whose head was permitted; its body is still to be judged.
+pub struct BodyCheck {
+    target: Target,
+}
+
+/// Where a permitted request goes, and with what.
+#[derive(Clone)]
+pub struct Target {
+    /// The service.
+    pub service: Arc<Service>,
+    /// The operation; `None` for probes and undocumented paths that pass.
+    pub operation: Option<Arc<Operation>>,
+    /// The user that travels along.
+    pub user: Option<Arc<User>>,
+    /// Until the response head must have come.
+    pub timeout: Duration,
+    /// Response headers to add whatever the response is (CORS, `RateLimit`).
+    pub response_headers: HeaderMap,
+    /// Whether this is a WebSocket upgrade that the specification declares.
+    pub websocket: bool,
+}
+
+/// How the body must be handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyPlan {
+    /// Nothing reaches upstream before all of it was judged; at most so many bytes.
+    Buffer(u64),
+    /// It may stream; at most so many bytes (`request.too_large` ends it).
+    Stream(u64),
+}
+
+impl BodyCheck {
+    /// How the body must be handled.
+    pub fn plan(&self) -> BodyPlan {
+        BodyPlan::Buffer(0)
+    }
+
+    /// Where it goes if permitted.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Judges a complete body ([`BodyPlan::Buffer`]).
+    ///
+    /// # Errors
+    /// The denial.
+    pub fn finish(self, _body: &Bytes, _record: &mut Record, _now: Now) -> Result<Permit, Denial> {
+        Err(Denial::new(testudo_model::Reason::NotReady, "no checks"))
+    }
+
+    /// Permits streaming ([`BodyPlan::Stream`]); the caller enforces the cap as bytes pass.
+    ///
+    /// # Errors
+    /// The denial, if the plan is not to stream.
+    pub fn stream(self, _record: &mut Record) -> Result<Permit, Denial> {
+        Err(Denial::new(testudo_model::Reason::NotReady, "no checks"))
+    }
+}
+
+/// Proof that guard permitted this request. Only guard can make one.
+pub struct Permit {
+    target: Target,
+}
+
+impl Permit {
+    /// Where the request goes.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+}

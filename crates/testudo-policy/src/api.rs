@@ -1,0 +1,95 @@
+//! What an API looks like to policies: the seam between specifications and Cedar.
+
+use std::sync::Arc;
+
+use testudo_guard::schema::OperationSchema;
+
+use crate::diagnostic::Span;
+
+/// The operations of one service.
+pub struct ApiModel {
+    /// The service's name.
+    pub service: Arc<str>,
+    /// In the order of the specification; with `api: none` one for each method.
+    pub operations: Vec<OperationModel>,
+    /// `info.title` and `info.version`, for people.
+    pub title: String,
+}
+
+/// One operation.
+pub struct OperationModel {
+    /// Without the service: `createOrder`, or `POST /orders/{id}` without an operationId, or `GET` with `api: none`.
+    pub name: Arc<str>,
+    /// Its method.
+    pub method: http::Method,
+    /// Path template, for example `/orders/{id}`.
+    pub template: Arc<str>,
+    /// Where it stands.
+    pub span: Span,
+    /// Path, query, header and cookie parameters.
+    pub params: Vec<ParamModel>,
+    /// Top-level properties of the JSON body that policies may read.
+    pub body: Vec<FieldModel>,
+    /// Whether the body cannot be buffered (gRPC, event streams, WebSocket): policies must not read it.
+    pub streamed: bool,
+    /// Whether a `101` response is declared.
+    pub websocket: bool,
+    /// What guard enforces. The compiler takes it out.
+    pub schema: OperationSchema,
+}
+
+/// Where a parameter is carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// In the path.
+    Path,
+    /// In the query.
+    Query,
+    /// In a header.
+    Header,
+    /// In a cookie (not readable by policies).
+    Cookie,
+}
+
+/// A parameter as policies see it.
+#[derive(Clone, Debug)]
+pub struct ParamModel {
+    /// Its name; headers in lower case.
+    pub name: Arc<str>,
+    /// Where it is carried.
+    pub location: Location,
+    /// Its type; `None`: policies cannot read it (objects, mixed types).
+    pub kind: Option<ValueKind>,
+    /// Whether the specification requires it (path parameters always).
+    pub required: bool,
+    /// Where it stands.
+    pub span: Span,
+}
+
+/// A top-level property of a body.
+#[derive(Clone, Debug)]
+pub struct FieldModel {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its type.
+    pub kind: ValueKind,
+    /// Whether it is required.
+    pub required: bool,
+    /// Where it stands.
+    pub span: Span,
+}
+
+/// Cedar types that values of requests may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ValueKind {
+    /// `String`.
+    String,
+    /// `Long`.
+    Long,
+    /// `decimal`.
+    Decimal,
+    /// `Bool`.
+    Bool,
+    /// `Set<String>`.
+    Strings,
+}

@@ -1,0 +1,1 @@
+//! Cedar: the schema generated from the APIs, policies with diagnostics, and their slices for each operation.

@@ -1,0 +1,1 @@
+//! Everything that is wrong with a bundle, or would silently do nothing.

@@ -1,0 +1,1 @@
+//! A bundle compiled into the snapshot of one proxy.

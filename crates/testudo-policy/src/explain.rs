@@ -1,0 +1,1 @@
+//! What every diagnostic, reason and metric means, and what to do.

@@ -1,0 +1,16 @@
+//! From a bundle of files to diagnostics and to the compiled snapshot that guard runs.
+//!
+//! `bundle` reads files, `yaml` keeps the place of every value, `config` makes `testudo.yaml`
+//! valid by construction, `openapi` and `cedar` read what it names, `check` finds everything that
+//! is wrong or would silently do nothing, and `compile` builds a [`testudo_guard::Snapshot`].
+
+pub mod api;
+pub mod bundle;
+pub mod cedar;
+pub mod check;
+pub mod compile;
+pub mod config;
+pub mod diagnostic;
+pub mod explain;
+pub mod openapi;
+pub mod yaml;
