@@ -1,1 +1,4 @@
-//! Placeholder.
+//! The control plane.
+
+pub mod fleet;
+pub mod store;
