@@ -2,7 +2,7 @@
 
 use arc_swap::ArcSwap;
 
-use crate::authn::{KeyRing, Revocations, TokenBook, TokenCache, TxnKeys};
+use crate::authn::{KeyRing, Revocations, TokenBook, TokenCache, TxnKeys, TxnMinter};
 use crate::limit::Limiter;
 
 /// Shared by all cores of a proxy; kept over snapshot swaps.
@@ -25,4 +25,6 @@ pub struct Live {
 pub struct Local {
     /// Verified user credentials and transaction tokens.
     pub tokens: TokenCache,
+    /// Transaction tokens that this core made a moment ago (gateways only).
+    pub minter: TxnMinter,
 }

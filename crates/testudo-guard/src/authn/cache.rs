@@ -1,0 +1,5 @@
+//! One core's verified credentials.
+
+/// Verified credentials of one core, bounded, until they expire or keys or revocations change.
+#[derive(Default)]
+pub struct TokenCache {}
