@@ -8,6 +8,7 @@ pub mod authn;
 pub mod authz;
 pub mod limit;
 pub mod normalize;
+pub mod outbound;
 pub mod pipeline;
 pub mod record;
 pub mod route;

@@ -82,6 +82,8 @@ impl Limiter {
     ) -> Result<LimitState, LimitState> {
         Err(LimitState {
             name: Arc::from(""),
+            burst: 0,
+            window: Duration::ZERO,
             remaining: 0,
             retry_after: Duration::ZERO,
         })

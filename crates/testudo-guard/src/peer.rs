@@ -15,12 +15,15 @@ pub enum Peer {
         /// TLS server name, lower case, if one was sent.
         server_name: Option<Arc<str>>,
     },
-    /// A workload of the mesh, proven by mTLS.
+    /// A workload of the mesh, proven by mTLS. What its id means is asked of the snapshot for each
+    /// request ([`crate::Snapshot::caller_of`]), so that a long connection follows new revisions.
     Workload {
         /// Its SPIFFE id, e.g. `spiffe://shop.test/service/orders`.
         spiffe_id: Arc<str>,
-        /// What that id means in this mesh.
-        caller: Caller,
+        /// Lower-case hex serial of its certificate, for revocations.
+        serial: Arc<str>,
+        /// The end of its certificate, in seconds since the epoch.
+        not_after: u64,
         /// The socket's address.
         address: IpAddr,
     },
@@ -35,4 +38,13 @@ pub enum Caller {
     Service(Arc<str>),
     /// An identity of the trust domain that is neither (control, a removed service).
     Unknown,
+}
+
+impl Peer {
+    /// The socket's address.
+    pub const fn address(&self) -> IpAddr {
+        match self {
+            Peer::Client { address, .. } | Peer::Workload { address, .. } => *address,
+        }
+    }
 }

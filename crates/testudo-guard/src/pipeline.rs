@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, request::Parts};
-use testudo_model::Hop;
 
 use crate::live::{Live, Local};
 use crate::now::Now;
@@ -38,7 +37,6 @@ pub fn check_head(
     _live: &Live,
     _local: &mut Local,
     _peer: &Peer,
-    _hop: Hop,
     _head: &mut Parts,
     _record: &mut Record,
     _now: Now,
@@ -66,6 +64,28 @@ pub struct Target {
     pub response_headers: HeaderMap,
     /// Whether this is a WebSocket upgrade that the specification declares.
     pub websocket: bool,
+}
+
+impl Target {
+    /// At most how many bytes of the response's body [`Target::check_response`] needs to see before
+    /// the client may; `None`: it may stream.
+    pub fn wants_response_body(&self, _status: StatusCode, _headers: &HeaderMap) -> Option<u64> {
+        None
+    }
+
+    /// Judges a response. `body` is complete where [`Target::wants_response_body`] asked for it.
+    ///
+    /// # Errors
+    /// `schema.response`.
+    pub fn check_response(
+        &self,
+        _status: StatusCode,
+        _headers: &HeaderMap,
+        _body: &[u8],
+        _record: &mut Record,
+    ) -> Result<(), Denial> {
+        Ok(())
+    }
 }
 
 /// How the body must be handled.

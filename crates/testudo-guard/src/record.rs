@@ -35,6 +35,9 @@ pub struct Record {
     pub findings: Vec<Finding>,
     /// Each check in order.
     pub checks: SmallVec<[Check; 10]>,
+    /// Reads a monotonic clock, to say how long each check took; without one they say zero. Nothing
+    /// is decided by it.
+    pub stopwatch: Option<fn() -> Duration>,
 }
 
 /// A refusal. What clients see of it is the reason and the request id alone.
@@ -84,6 +87,10 @@ impl Denial {
 pub struct LimitState {
     /// The limit's name.
     pub name: Arc<str>,
+    /// Requests that the limit allows at once.
+    pub burst: u32,
+    /// How long a whole burst takes to come back.
+    pub window: Duration,
     /// Requests left in the burst.
     pub remaining: u64,
     /// Until a request is possible again (zero when permitted).

@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use testudo_model::{Mode, PolicyRef};
+use testudo_model::{Hop, Mode, PolicyRef};
 
 use crate::authn::Authenticators;
 use crate::limit::LimitRule;
+use crate::now::Now;
+use crate::peer::Caller;
 use crate::route::RouteTable;
 use crate::schema::Api;
 
@@ -85,6 +87,9 @@ pub struct Service {
     pub name: Arc<str>,
     /// Where it stands in the bundle.
     pub source: PolicyRef,
+    /// The first route of the gateway that leads to it: what lets the gateway call it. In every
+    /// snapshot, so that a sidecar knows it too.
+    pub route: Option<PolicyRef>,
     /// Its SPIFFE id.
     pub spiffe_id: Arc<str>,
     /// Whether failed checks stop requests, and until when it says so (seconds since the epoch,
@@ -168,12 +173,65 @@ pub enum ActsAlone {
 }
 
 impl Snapshot {
-    /// The client's address: the socket's, or the rightmost untrusted hop of `X-Forwarded-For` where the socket is a trusted proxy.
+    /// Where in the mesh this proxy decides: a gateway at the edge, a sidecar inside.
+    pub const fn hop(&self) -> Hop {
+        match self.role {
+            Role::Gateway => Hop::Edge,
+            Role::Sidecar(_) => Hop::Mesh,
+        }
+    }
+
+    /// The service that this sidecar stands beside; `None` for a gateway.
+    pub fn own_service(&self) -> Option<&Arc<Service>> {
+        match &self.role {
+            Role::Gateway => None,
+            Role::Sidecar(name) => self.services.get(name),
+        }
+    }
+
+    /// What a verified SPIFFE id means in this revision.
+    pub fn caller_of(&self, spiffe_id: &str) -> Caller {
+        let path = spiffe_id
+            .strip_prefix("spiffe://")
+            .and_then(|rest| rest.strip_prefix(&*self.trust_domain));
+        let Some(path) = path.filter(|path| path.starts_with('/')) else {
+            return Caller::Unknown;
+        };
+        if path == "/gateway" {
+            return Caller::Gateway;
+        }
+        // Ids are `/service/NAME` unless a bundle says otherwise: look there before looking at all.
+        let by_name = path
+            .strip_prefix("/service/")
+            .and_then(|name| self.services.get(name))
+            .filter(|service| &*service.spiffe_id == spiffe_id);
+        by_name
+            .or_else(|| {
+                self.services
+                    .values()
+                    .find(|service| &*service.spiffe_id == spiffe_id)
+            })
+            .map_or(Caller::Unknown, |service| {
+                Caller::Service(Arc::clone(&service.name))
+            })
+    }
+
+    /// Whether `X-Forwarded-For` of a connection from this address is believed.
     pub fn is_trusted_proxy(&self, address: IpAddr) -> bool {
         self.edge.as_ref().is_some_and(|edge| {
             edge.trusted_proxies
                 .iter()
                 .any(|net| net.contains(&address))
         })
+    }
+}
+
+impl Service {
+    /// The mode that holds at this moment: after `until:`, `enforce`.
+    pub fn mode_at(&self, now: Now) -> Mode {
+        match self.mode_until {
+            Some(until) if now.unix_seconds() >= until => Mode::Enforce,
+            _ => self.mode,
+        }
     }
 }
