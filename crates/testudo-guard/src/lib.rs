@@ -22,6 +22,6 @@ mod peer;
 pub use live::{Live, Local};
 pub use now::Now;
 pub use peer::{Caller, Peer};
-pub use pipeline::{BodyCheck, HeadOutcome, Permit, check_head};
+pub use pipeline::{BodyCheck, HeadOutcome, Incoming, Permit, check_head};
 pub use record::{Denial, Record};
 pub use snapshot::Snapshot;

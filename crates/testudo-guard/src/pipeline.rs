@@ -30,14 +30,23 @@ pub enum HeadOutcome {
     Continue(Box<BodyCheck>),
 }
 
-/// Judges a request's head. `head` is rewritten into the one canonical request that goes upstream.
-/// Everything found out is put into `record`, whatever the outcome.
+/// A request as it came, before anything is believed.
+pub struct Incoming<'a> {
+    /// Who is at the other end of the connection.
+    pub peer: &'a Peer,
+    /// Its head; rewritten into the one canonical request that goes upstream.
+    pub head: &'a mut Parts,
+    /// Whether a body follows: not `Body::is_end_stream` at this moment.
+    pub has_body: bool,
+}
+
+/// Judges a request's head. `incoming.head` is rewritten into the one canonical request that goes
+/// upstream. Everything found out is put into `record`, whatever the outcome.
 pub fn check_head(
     _snapshot: &Arc<Snapshot>,
     _live: &Live,
     _local: &mut Local,
-    _peer: &Peer,
-    _head: &mut Parts,
+    _incoming: Incoming<'_>,
     _record: &mut Record,
     _now: Now,
 ) -> HeadOutcome {
