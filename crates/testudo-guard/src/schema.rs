@@ -5,10 +5,15 @@
 
 use std::sync::Arc;
 
-use serde_json::Value as Json;
-use testudo_model::PolicyRef;
+use testudo_model::{PolicyRef, Reason};
 
 use crate::authz::OperationPolicies;
+
+mod matcher;
+
+pub use matcher::{
+    ANY_PATH, OperationMatch, OperationMatcher, PathParams, Template, TemplateError,
+};
 
 /// How strictly something is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,12 +92,15 @@ pub enum Value {
     String(Arc<str>),
     /// An integer within i64.
     Long(i64),
-    /// Another number, as Cedar's decimal reads it (at most four digits after the point).
+    /// Another number, as Cedar's decimal reads it (one to four digits after the point).
     Decimal(Arc<str>),
     /// A boolean.
     Bool(bool),
     /// A list of strings.
     Strings(Vec<Arc<str>>),
+    /// It came, but no Cedar value can hold it (a number with more than four digits after the point).
+    /// `has` must hold and reading it must fail: give Cedar a value of another type, an empty record.
+    Unreadable,
 }
 
 /// What a request carries that policies may read. Filled by [`OperationSchema`], read by
@@ -103,7 +111,7 @@ pub struct Values {
     pub params: Vec<(Arc<str>, Value)>,
     /// Declared headers.
     pub headers: Vec<(Arc<str>, Value)>,
-    /// Top-level scalars of the JSON body; `None` until it is complete.
+    /// Top-level scalars of the JSON (or form) body; `None` until it is complete.
     pub body: Option<Vec<(Arc<str>, Value)>>,
 }
 
@@ -112,36 +120,107 @@ pub struct Values {
 pub struct Violation {
     /// `schema.params`, `schema.body`, `schema.content_type`, `schema.response`, or `request.malformed` for what
     /// cannot be read unambiguously (duplicates, integers outside i64, lone surrogates).
-    pub reason: testudo_model::Reason,
+    pub reason: Reason,
     /// What and where: parameter or JSON Pointer, and the rule. Never the whole value.
     pub detail: String,
     /// The line of the specification.
     pub source: Option<PolicyRef>,
 }
 
-/// A JSON document of the specification that policies never see.
-pub type JsonValue = Json;
-
-/// Finds the operation for a method and a canonical path. Built once by [`OperationMatcher::new`].
-#[derive(Default)]
-pub struct OperationMatcher {}
-
-/// What [`OperationMatcher::find`] found.
-pub enum OperationMatch<'a> {
-    /// This operation, with the decoded path parameters in the order of the template.
-    Found {
-        /// Index into [`Api::operations`].
-        index: usize,
-        /// Raw (still percent-encoded) path parameter values with their names.
-        path_params: smallvec::SmallVec<[(Arc<str>, &'a str); 4]>,
-    },
-    /// The path exists with other methods; for `Allow`.
-    Method(Vec<http::Method>),
-    /// Nothing matches.
-    None,
+/// What [`OperationSchema::check_content_type`] found out about the body that follows, for
+/// [`OperationSchema::check_body`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BodyRule {
+    /// Nothing is to be checked: it may stream.
+    #[default]
+    Unchecked,
+    /// There must be none.
+    Empty,
+    /// JSON, by the media type with this index.
+    Json(u16),
+    /// A form (`application/x-www-form-urlencoded`), by the media type with this index.
+    Form(u16),
 }
 
-/// Parameters, body and responses of one operation. Built by `testudo-policy` with
-/// the constructors of this module.
+impl BodyRule {
+    /// Whether [`OperationSchema::check_body`] must see the complete body before anything goes upstream.
+    pub const fn needs_body(self) -> bool {
+        !matches!(self, BodyRule::Unchecked)
+    }
+}
+
+/// Parameters, body and responses of one operation. Built by `testudo-policy` with the constructors
+/// of this module; the default lets everything pass and reads nothing (`api: none`).
 #[derive(Default)]
 pub struct OperationSchema {}
+
+impl OperationSchema {
+    /// Decodes and checks path, query, header and cookie parameters. `path_params` are raw, as
+    /// [`OperationMatcher::find`] returns them.
+    ///
+    /// All parameters are decoded into `values` even after the first violation, so that report mode
+    /// and policies still see what could be read. A parameter that policies read and that could not
+    /// be decoded is left out.
+    ///
+    /// # Errors
+    /// The first violation: `request.malformed` or `schema.params`.
+    pub fn check_head(
+        &self,
+        _path_params: &[(Arc<str>, &str)],
+        _raw_query: Option<&str>,
+        _headers: &http::HeaderMap,
+        _values: &mut Values,
+    ) -> Result<(), Violation> {
+        Ok(())
+    }
+
+    /// Checks content type and coding. `has_body`: the head announces a body (content-length above
+    /// zero, transfer-encoding, or HTTP/2 without end of stream).
+    ///
+    /// # Errors
+    /// `schema.content_type` (415), `schema.body` where a required body is missing or none is declared,
+    /// `request.malformed` for more than one content type.
+    pub fn check_content_type(
+        &self,
+        _headers: &http::HeaderMap,
+        _has_body: bool,
+    ) -> Result<BodyRule, Violation> {
+        Ok(BodyRule::Unchecked)
+    }
+
+    /// Checks a complete body and reads its top-level scalars into `values.body`.
+    ///
+    /// # Errors
+    /// `request.malformed` where it cannot be read unambiguously, `schema.body` otherwise.
+    pub fn check_body(
+        &self,
+        _rule: BodyRule,
+        _body: &[u8],
+        values: &mut Values,
+    ) -> Result<(), Violation> {
+        values.body.get_or_insert_default();
+        Ok(())
+    }
+
+    /// Whether [`OperationSchema::check_response`] must see the complete body of such a response. Event streams never.
+    pub fn response_needs_body(
+        &self,
+        _status: http::StatusCode,
+        _content_type: Option<&str>,
+    ) -> bool {
+        false
+    }
+
+    /// Checks a response; `body` is `None` where it is not needed (or there is none, as for HEAD).
+    ///
+    /// # Errors
+    /// `schema.response`.
+    pub fn check_response(
+        &self,
+        _status: http::StatusCode,
+        _content_type: Option<&str>,
+        _body: Option<&[u8]>,
+    ) -> Result<(), Violation> {
+        Ok(())
+    }
+}
