@@ -1,0 +1,192 @@
+//! One data thread: a single-threaded runtime, its listeners, its connections, its caches. Nothing in
+//! here is shared with another core except through [`Shared`].
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use arc_swap::cache::Cache;
+use futures_util::FutureExt;
+use testudo_guard::{Local, Snapshot};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+use tokio_util::task::TaskTracker;
+
+use crate::drain::Phase;
+use crate::listener::Bound;
+use crate::shared::Shared;
+
+/// Which side of a proxy a connection came in on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Clients of the gateway.
+    Edge,
+    /// Other proxies, by mTLS.
+    Inbound,
+    /// The sidecar's own application.
+    Outbound,
+}
+
+/// A listening socket for one core.
+pub(crate) struct Assignment {
+    pub(crate) side: Side,
+    pub(crate) socket: Bound,
+}
+
+/// What the connections of one data thread have in common.
+pub(crate) struct Core {
+    pub(crate) shared: Arc<Shared>,
+    /// Guard's caches of this core.
+    pub(crate) local: RefCell<Local>,
+    snapshot: RefCell<Cache<Arc<ArcSwapOption<Snapshot>>, Option<Arc<Snapshot>>>>,
+    /// Connections, tunnels and everything else that a drain waits for.
+    pub(crate) tracker: TaskTracker,
+}
+
+impl Core {
+    fn new(shared: Arc<Shared>) -> Rc<Self> {
+        Rc::new(Core {
+            local: RefCell::default(),
+            snapshot: RefCell::new(Cache::new(shared.installed.snapshot.clone())),
+            tracker: TaskTracker::new(),
+            shared,
+        })
+    }
+
+    /// The snapshot in force; one comparison unless it was just swapped.
+    pub(crate) fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.snapshot.borrow_mut().load().clone()
+    }
+
+    /// Runs a task that a drain waits for; its panic is counted and ends nothing else.
+    pub(crate) fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {
+        let task = self.tracker.track_future(task);
+        drop(self.shared.panics.spawn_local(name, task));
+    }
+}
+
+/// Runs a data thread until it has drained.
+pub(crate) fn run(shared: &Arc<Shared>, assignments: mpsc::Receiver<Assignment>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "a data thread has no runtime");
+            return;
+        }
+    };
+    LocalSet::new().block_on(&runtime, serve(Core::new(shared.clone()), assignments));
+}
+
+async fn serve(core: Rc<Core>, mut assignments: mpsc::Receiver<Assignment>) {
+    let drain = core.shared.drain.clone();
+    let mut listeners = Vec::new();
+    loop {
+        let assignment = tokio::select! {
+            Some(assignment) = assignments.recv() => assignment,
+            () = drain.reached(Phase::Closing) => break,
+        };
+        let listener = accept(core.clone(), assignment);
+        listeners.push(core.shared.panics.spawn_local("listener", listener));
+    }
+    for listener in listeners {
+        let _ = listener.await;
+    }
+    core.tracker.close();
+    tokio::select! {
+        () = core.tracker.wait() => {}
+        () = drain.reached(Phase::Forced) => {}
+    }
+}
+
+/// A listener of this core's runtime.
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// What a listener brings.
+enum Accepted {
+    Tcp(TcpStream, SocketAddr),
+    Unix(UnixStream),
+}
+
+impl Listener {
+    fn new(socket: Bound) -> io::Result<Self> {
+        match socket {
+            Bound::Tcp(socket) => TcpListener::from_std(socket).map(Listener::Tcp),
+            Bound::Unix(socket) => UnixListener::from_std(socket).map(Listener::Unix),
+        }
+    }
+
+    async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Listener::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                Ok(Accepted::Tcp(stream, address))
+            }
+            Listener::Unix(listener) => Ok(Accepted::Unix(listener.accept().await?.0)),
+        }
+    }
+}
+
+/// Accepts until the drain closes connections; then takes what is queued already and stops: whoever is
+/// in the queue has connected as far as he knows.
+async fn accept(core: Rc<Core>, assignment: Assignment) {
+    let listener = match Listener::new(assignment.socket) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "a listener cannot be used");
+            return;
+        }
+    };
+    let drain = core.shared.drain.clone();
+    let mut closing = std::pin::pin!(drain.reached(Phase::Closing));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut closing => break,
+        };
+        match accepted {
+            Ok(accepted) => connect(&core, assignment.side, accepted),
+            Err(error) => after_failure(&error).await,
+        }
+    }
+    while let Some(Ok(accepted)) = listener.accept().now_or_never() {
+        connect(&core, assignment.side, accepted);
+    }
+}
+
+/// A connection that was reset before it was accepted is nothing; with no file descriptors left, waiting
+/// is all that helps.
+async fn after_failure(error: &io::Error) {
+    let transient = matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    );
+    if !transient {
+        tracing::warn!(%error, "cannot accept a connection");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn connect(core: &Rc<Core>, side: Side, accepted: Accepted) {
+    let address = match &accepted {
+        Accepted::Tcp(_, address) => Some(address.ip()),
+        Accepted::Unix(_) => None,
+    };
+    let Some(place) = core.shared.connections.admit(address) else {
+        tracing::debug!(?address, "too many connections");
+        return;
+    };
+    let _ = (side, place);
+}

@@ -1,0 +1,1 @@
+//! A request's whole way through a proxy, top to bottom.

@@ -1,0 +1,320 @@
+//! Start and stop of one proxy: data threads, listeners, the control thread's tasks, drain.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use testudo_guard::snapshot::Role;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+use crate::admin;
+use crate::core::{self, Assignment, Side};
+use crate::drain::Phase;
+use crate::events::EventQueue;
+use crate::listener;
+use crate::options::{ListenAddress, ProxyOptions};
+use crate::shared::{Bound, Shared};
+use crate::state::{self, Ready};
+
+/// Why a proxy could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// The state folder cannot be used.
+    #[error("the state folder {path} cannot be used")]
+    State {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} ({what})")]
+    Bind {
+        /// `gateway`, `inbound`, `outbound` or `admin`.
+        what: &'static str,
+        /// Which.
+        address: String,
+        /// Why; most often another process listens there.
+        source: io::Error,
+    },
+    /// The operating system gives no thread or no runtime.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+    /// A data thread ended by a panic.
+    #[error("a data thread panicked")]
+    Panicked,
+}
+
+/// Runs a proxy until it is told to stop (SIGTERM, SIGINT) and has drained.
+///
+/// # Errors
+/// It cannot start; see [`ProxyError`].
+pub fn run(options: ProxyOptions) -> Result<(), ProxyError> {
+    serve(&prepare(options)?)
+}
+
+/// Makes the state folder and everything that threads share; nothing listens yet.
+///
+/// # Errors
+/// The state folder cannot be used.
+pub fn prepare(options: ProxyOptions) -> Result<Arc<Shared>, ProxyError> {
+    let state_error = |source| ProxyError::State {
+        path: options.state_dir.clone(),
+        source,
+    };
+    state::prepare(&options.state_dir).map_err(state_error)?;
+    let secret = state::outbound_secret(&options.state_dir).map_err(state_error)?;
+    let (events, _) = EventQueue::new();
+    Ok(Arc::new(Shared::new(options, secret, events)))
+}
+
+/// Runs what [`prepare`] made, on this thread and its data threads, until it has drained.
+///
+/// # Errors
+/// An address cannot be bound, or a thread not started.
+pub fn serve(shared: &Arc<Shared>) -> Result<(), ProxyError> {
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ProxyError::Thread)?;
+    let cores = Cores::start(shared)?;
+    let local = LocalSet::new();
+    let result = local.block_on(&runtime, control_thread(shared, &cores));
+    // Whatever happened, data threads end before this returns.
+    shared.drain.advance(Phase::Forced);
+    let joined = cores.join();
+    state::remove_ready(&shared.options.state_dir);
+    result.and(joined)
+}
+
+async fn control_thread(shared: &Arc<Shared>, cores: &Cores) -> Result<(), ProxyError> {
+    let mut stop = Stop::new(shared)?;
+    let admin_address = ListenAddress::Tcp(shared.options.admin_address());
+    let (admin_socket, admin) =
+        listener::bind(&admin_address, 1).map_err(bind_error("admin", &admin_address))?;
+    shared
+        .panics
+        .spawn_named("admin", admin::serve(shared.clone(), admin_socket));
+
+    tokio::select! {
+        bound = bind_all(shared, cores, admin) => {
+            let _ = shared.bound.set(bound?);
+        }
+        () = stop.wait() => return Ok(()),
+    }
+    tokio::select! {
+        () = report_ready(shared) => {}
+        () = stop.wait() => {}
+    }
+    drain(shared, cores).await;
+    Ok(())
+}
+
+/// Binds what this role needs and hands one socket of each to every core.
+async fn bind_all(shared: &Arc<Shared>, cores: &Cores, admin: String) -> Result<Bound, ProxyError> {
+    let mut bound = Bound {
+        admin,
+        ..Bound::default()
+    };
+    match &shared.options.role {
+        Role::Gateway => {
+            let address = ListenAddress::Tcp(edge_address(shared).await);
+            bound.listen = Some(cores.listen(Side::Edge, "gateway", &address).await?);
+        }
+        Role::Sidecar(_) => {
+            let inbound = ListenAddress::Tcp(shared.options.inbound_address());
+            bound.inbound = Some(cores.listen(Side::Inbound, "inbound", &inbound).await?);
+            let outbound = shared.options.outbound_address();
+            bound.outbound = Some(cores.listen(Side::Outbound, "outbound", &outbound).await?);
+        }
+    }
+    Ok(bound)
+}
+
+/// Where the gateway listens: as told, or as the first snapshot says.
+async fn edge_address(shared: &Arc<Shared>) -> std::net::SocketAddr {
+    let mut changes = shared.installed.changes();
+    loop {
+        let snapshot = shared.installed.snapshot.load_full();
+        let edge = snapshot
+            .as_ref()
+            .and_then(|snapshot| snapshot.edge.as_ref());
+        if let Some(address) = shared.options.listen.or(edge.map(|edge| edge.listen)) {
+            return address;
+        }
+        // The sender is in `shared`, so that this cannot fail.
+        let _ = changes.changed().await;
+    }
+}
+
+/// Keeps `ready.json` as true as it can be. Never ends by itself.
+async fn report_ready(shared: &Arc<Shared>) {
+    let mut changes = shared.installed.changes();
+    let mut written = false;
+    loop {
+        if !written && shared.not_ready().is_none() {
+            let bound = shared.bound().cloned().unwrap_or_default();
+            let ready = Ready {
+                listen: bound.listen,
+                inbound: bound.inbound,
+                outbound: bound.outbound,
+                admin: bound.admin,
+                pid: std::process::id(),
+            };
+            match state::write_ready(&shared.options.state_dir, &ready) {
+                Ok(()) => {
+                    written = true;
+                    tracing::info!(proxy = %shared.name(), ?ready, "ready");
+                }
+                Err(error) => tracing::error!(%error, "cannot write ready.json"),
+            }
+        }
+        let _ = tokio::time::timeout(Duration::from_secs(1), changes.changed()).await;
+    }
+}
+
+/// Not ready → wait → responses close their connections → idle ones last → deadline → force.
+async fn drain(shared: &Arc<Shared>, cores: &Cores) {
+    let options = shared.options.drain;
+    tracing::info!(proxy = %shared.name(), open = shared.connections.open(), "draining");
+    state::remove_ready(&shared.options.state_dir);
+    shared.drain.advance(Phase::Leaving);
+    tokio::time::sleep(options.wait).await;
+    shared.drain.advance(Phase::Closing);
+    if tokio::time::timeout(options.deadline, cores.finished())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            open = shared.connections.open(),
+            "drain deadline: cutting off what still runs"
+        );
+    }
+    shared.drain.advance(Phase::Forced);
+}
+
+/// What makes a proxy stop: a signal, or [`Shared::stop`].
+struct Stop<'a> {
+    shared: &'a Shared,
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl<'a> Stop<'a> {
+    fn new(shared: &'a Shared) -> Result<Self, ProxyError> {
+        Ok(Stop {
+            shared,
+            terminate: signal(SignalKind::terminate()).map_err(ProxyError::Thread)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(ProxyError::Thread)?,
+        })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            () = self.shared.drain.reached(Phase::Leaving) => {}
+        }
+    }
+}
+
+/// The data threads.
+struct Cores {
+    senders: Vec<mpsc::Sender<Assignment>>,
+    handles: Vec<JoinHandle<()>>,
+    done: tokio::sync::watch::Sender<usize>,
+}
+
+impl Cores {
+    fn start(shared: &Arc<Shared>) -> Result<Self, ProxyError> {
+        let mut cores = Cores {
+            senders: Vec::new(),
+            handles: Vec::new(),
+            done: tokio::sync::watch::Sender::new(0),
+        };
+        for index in 0..shared.options.thread_count() {
+            let (sender, receiver) = mpsc::channel(4);
+            let shared = shared.clone();
+            let done = cores.done.clone();
+            let handle = std::thread::Builder::new()
+                .name(format!("data-{index}"))
+                .spawn(move || {
+                    let _done = Done(done);
+                    core::run(&shared, receiver);
+                })
+                .map_err(ProxyError::Thread)?;
+            cores.senders.push(sender);
+            cores.handles.push(handle);
+        }
+        Ok(cores)
+    }
+
+    /// Binds an address once for each core; says which address it got.
+    async fn listen(
+        &self,
+        side: Side,
+        what: &'static str,
+        address: &ListenAddress,
+    ) -> Result<String, ProxyError> {
+        let (sockets, got) =
+            listener::bind(address, self.senders.len()).map_err(bind_error(what, address))?;
+        for (sender, socket) in self.senders.iter().zip(sockets) {
+            if sender.send(Assignment { side, socket }).await.is_err() {
+                return Err(ProxyError::Panicked);
+            }
+        }
+        Ok(got)
+    }
+
+    /// Waits until every data thread has ended.
+    async fn finished(&self) {
+        let count = self.handles.len();
+        let _ = self.done.subscribe().wait_for(|done| *done >= count).await;
+    }
+
+    fn join(self) -> Result<(), ProxyError> {
+        let mut result = Ok(());
+        for handle in self.handles {
+            if handle.join().is_err() {
+                result = Err(ProxyError::Panicked);
+            }
+        }
+        result
+    }
+}
+
+/// Counts a data thread that ended, however it did.
+struct Done(tokio::sync::watch::Sender<usize>);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count += 1);
+    }
+}
+
+fn bind_error(what: &'static str, address: &ListenAddress) -> impl FnOnce(io::Error) -> ProxyError {
+    let address = address.to_string();
+    move |source| ProxyError::Bind {
+        what,
+        address,
+        source,
+    }
+}
+
+/// A proxy holds two sockets for each connection; the soft limit (often 1,024) is no measure of that.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
