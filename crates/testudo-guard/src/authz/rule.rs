@@ -1,0 +1,306 @@
+//! One policy taken apart: whom its scope names, which operations it covers, what its conditions read.
+
+use std::sync::Arc;
+
+use cedar_policy_core::ast::{
+    ActionConstraint, Effect, EntityReference, EntityType, EntityUID, Expr, ExprKind, Literal,
+    Policy, PrincipalOrResourceConstraint, Var,
+};
+use testudo_model::PolicyRef;
+
+use super::names::{ANONYMOUS, ActionNames};
+
+/// A policy that cannot be taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RuleError {
+    /// It has slots (`?principal`), which nothing here fills.
+    #[error("policy templates are not supported")]
+    Template,
+}
+
+/// Whom the scope of a policy names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Everyone: users, anonymous, services.
+    Everyone,
+    /// Every user with a credential.
+    Users,
+    /// The one user with this id (`ISSUER:ID`).
+    User(Arc<str>),
+    /// Every user in this role.
+    Role(Arc<str>),
+    /// Whoever comes without a credential.
+    Anonymous,
+    /// Every service, the gateway included.
+    Services,
+    /// This service.
+    Service(Arc<str>),
+    /// Every service in this role.
+    ServiceRole(Arc<str>),
+    /// Nobody: the scope contradicts itself.
+    Nobody,
+}
+
+/// One policy of the bundle.
+#[derive(Debug)]
+pub struct Rule {
+    /// The policy, as Cedar parsed it.
+    pub policy: Policy,
+    /// Where it begins.
+    pub source: PolicyRef,
+    /// The service whose folder it is in: it applies to no other.
+    pub only: Option<Arc<str>>,
+    /// Whom its scope names.
+    pub who: Who,
+    /// What its conditions read.
+    pub reads: Reads,
+}
+
+impl Rule {
+    /// Takes a policy apart.
+    ///
+    /// # Errors
+    /// [`RuleError::Template`].
+    pub fn new(
+        policy: Policy,
+        source: PolicyRef,
+        only: Option<Arc<str>>,
+    ) -> Result<Self, RuleError> {
+        if !policy.is_static() || policy.template().slots().next().is_some() {
+            return Err(RuleError::Template);
+        }
+        Ok(Rule {
+            who: who(policy.principal_constraint().as_inner()),
+            reads: policy
+                .non_scope_constraints()
+                .map(Reads::of)
+                .unwrap_or_default(),
+            policy,
+            source,
+            only,
+        })
+    }
+
+    /// Whether it is a `forbid`.
+    pub fn forbids(&self) -> bool {
+        self.policy.effect() == Effect::Forbid
+    }
+
+    /// What is left to decide once the scope matches; `None`: nothing.
+    pub fn condition(&self) -> Option<&Arc<Expr>> {
+        self.policy.non_scope_constraints_arc()
+    }
+
+    /// Whether its scope admits this operation, whoever calls it.
+    pub fn covers(&self, names: &ActionNames) -> bool {
+        self.only.as_ref().is_none_or(|only| *only == names.service)
+            && self.covers_action(names)
+            && self.covers_resource(&names.service)
+    }
+
+    fn covers_action(&self, names: &ActionNames) -> bool {
+        let is = |uid: &EntityUID, name: &str| {
+            is_type(uid.entity_type(), "Action") && uid.eid().as_ref() == name
+        };
+        match self.policy.action_constraint() {
+            ActionConstraint::Any => true,
+            ActionConstraint::Eq(uid) => is(uid, &names.operation),
+            ActionConstraint::In(uids) => uids.iter().any(|uid| {
+                is(uid, &names.operation) || names.groups.iter().any(|group| is(uid, group))
+            }),
+        }
+    }
+
+    /// Whether its scope admits this service as the one that is called.
+    pub fn covers_resource(&self, service: &str) -> bool {
+        let this = |reference: &EntityReference| match reference {
+            EntityReference::EUID(uid) => {
+                is_type(uid.entity_type(), "Api") && uid.eid().as_ref() == service
+            }
+            EntityReference::Slot(_) => false,
+        };
+        match self.policy.resource_constraint().as_inner() {
+            PrincipalOrResourceConstraint::Any => true,
+            PrincipalOrResourceConstraint::Is(kind) => is_type(kind, "Api"),
+            PrincipalOrResourceConstraint::Eq(reference)
+            | PrincipalOrResourceConstraint::In(reference) => this(reference),
+            PrincipalOrResourceConstraint::IsIn(kind, reference) => {
+                is_type(kind, "Api") && this(reference)
+            }
+        }
+    }
+}
+
+/// The scope's principal. `in` is reflexive, and nothing but roles has members.
+fn who(constraint: &PrincipalOrResourceConstraint) -> Who {
+    match constraint {
+        PrincipalOrResourceConstraint::Any => Who::Everyone,
+        PrincipalOrResourceConstraint::Is(kind) => match kind.to_string().as_str() {
+            "User" => Who::Users,
+            "Anonymous" => Who::Anonymous,
+            "Service" => Who::Services,
+            _ => Who::Nobody,
+        },
+        PrincipalOrResourceConstraint::Eq(reference) => one(reference),
+        PrincipalOrResourceConstraint::In(reference) => member(reference),
+        PrincipalOrResourceConstraint::IsIn(kind, reference) => {
+            let member = member(reference);
+            let expected = match member {
+                Who::User(_) | Who::Role(_) => "User",
+                Who::Service(_) | Who::ServiceRole(_) => "Service",
+                Who::Anonymous => "Anonymous",
+                Who::Everyone | Who::Users | Who::Services | Who::Nobody => return Who::Nobody,
+            };
+            if is_type(kind, expected) {
+                member
+            } else {
+                Who::Nobody
+            }
+        }
+    }
+}
+
+fn one(reference: &EntityReference) -> Who {
+    let EntityReference::EUID(uid) = reference else {
+        return Who::Nobody;
+    };
+    let id: &str = uid.eid().as_ref();
+    match uid.entity_type().to_string().as_str() {
+        "User" => Who::User(id.into()),
+        "Service" => Who::Service(id.into()),
+        "Anonymous" if id == ANONYMOUS => Who::Anonymous,
+        _ => Who::Nobody,
+    }
+}
+
+fn member(reference: &EntityReference) -> Who {
+    let EntityReference::EUID(uid) = reference else {
+        return Who::Nobody;
+    };
+    let id: &str = uid.eid().as_ref();
+    match uid.entity_type().to_string().as_str() {
+        "Role" => Who::Role(id.into()),
+        "ServiceRole" => Who::ServiceRole(id.into()),
+        _ => one(reference),
+    }
+}
+
+fn is_type(entity_type: &EntityType, name: &str) -> bool {
+    entity_type.to_string() == name
+}
+
+/// What conditions read: only that is put together for a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// `context.params`.
+    pub params: bool,
+    /// `context.headers`.
+    pub headers: bool,
+    /// `context.body`.
+    pub body: bool,
+    /// `context.source_ip`.
+    pub source_ip: bool,
+    /// `context.time`.
+    pub time: bool,
+    /// `context.hop`.
+    pub hop: bool,
+    /// `context.user`.
+    pub user: bool,
+    /// `context.caller`.
+    pub caller: bool,
+    /// The principal, as an entity.
+    pub principal: bool,
+    /// The action as an entity, or an entity that is written out.
+    pub others: bool,
+}
+
+impl Reads {
+    const EVERYTHING_OF_CONTEXT: Reads = Reads {
+        params: true,
+        headers: true,
+        body: true,
+        source_ip: true,
+        time: true,
+        hop: true,
+        user: true,
+        caller: true,
+        principal: false,
+        others: false,
+    };
+
+    /// What `expression` can read. `context` on its own counts as all of it.
+    pub fn of(expression: &Expr) -> Self {
+        let mut reads = Reads::default();
+        let mut rest = vec![expression];
+        while let Some(expression) = rest.pop() {
+            reads.visit(expression, &mut rest);
+        }
+        reads
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Reads) -> Reads {
+        Reads {
+            params: self.params | other.params,
+            headers: self.headers | other.headers,
+            body: self.body | other.body,
+            source_ip: self.source_ip | other.source_ip,
+            time: self.time | other.time,
+            hop: self.hop | other.hop,
+            user: self.user | other.user,
+            caller: self.caller | other.caller,
+            principal: self.principal | other.principal,
+            others: self.others | other.others,
+        }
+    }
+
+    fn visit<'e>(&mut self, expression: &'e Expr, rest: &mut Vec<&'e Expr>) {
+        match expression.expr_kind() {
+            ExprKind::Var(Var::Context) => *self = self.and(Reads::EVERYTHING_OF_CONTEXT),
+            ExprKind::Var(Var::Principal) => self.principal = true,
+            ExprKind::Var(Var::Action) | ExprKind::Lit(Literal::EntityUID(_)) => self.others = true,
+            ExprKind::Var(Var::Resource)
+            | ExprKind::Lit(Literal::Bool(_) | Literal::Long(_) | Literal::String(_))
+            | ExprKind::Slot(_)
+            | ExprKind::Unknown(_) => {}
+            ExprKind::GetAttr { expr, attr } | ExprKind::HasAttr { expr, attr } => {
+                self.visit_attribute(expr, attr, rest);
+            }
+            ExprKind::ExtHasAttr { expr, attrs } => self.visit_attribute(expr, attrs.first(), rest),
+            ExprKind::If {
+                test_expr,
+                then_expr,
+                else_expr,
+            } => rest.extend([test_expr.as_ref(), then_expr, else_expr]),
+            ExprKind::And { left, right } | ExprKind::Or { left, right } => {
+                rest.extend([left.as_ref(), right]);
+            }
+            ExprKind::UnaryApp { arg, .. } => rest.push(arg),
+            ExprKind::BinaryApp { arg1, arg2, .. } => rest.extend([arg1.as_ref(), arg2]),
+            ExprKind::ExtensionFunctionApp { args, .. } => rest.extend(args.iter()),
+            ExprKind::Like { expr, .. } | ExprKind::Is { expr, .. } => rest.push(expr),
+            ExprKind::Set(items) => rest.extend(items.iter()),
+            ExprKind::Record(fields) => rest.extend(fields.values()),
+        }
+    }
+
+    fn visit_attribute<'e>(&mut self, of: &'e Expr, attribute: &str, rest: &mut Vec<&'e Expr>) {
+        if !matches!(of.expr_kind(), ExprKind::Var(Var::Context)) {
+            rest.push(of);
+            return;
+        }
+        match attribute {
+            "params" => self.params = true,
+            "headers" => self.headers = true,
+            "body" => self.body = true,
+            "source_ip" => self.source_ip = true,
+            "time" => self.time = true,
+            "hop" => self.hop = true,
+            "user" => self.user = true,
+            "caller" => self.caller = true,
+            // No request has it: Cedar finds it missing, as it should.
+            _ => {}
+        }
+    }
+}
