@@ -90,6 +90,7 @@ impl Mesh {
                 )])),
                 expires: None,
                 credential: [1; 32],
+                source_ip: None,
             }),
             caller: Caller::Service("storefront".into()),
             values: Values {

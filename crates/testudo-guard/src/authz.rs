@@ -139,7 +139,7 @@ impl OperationPolicies {
         let (Some(inner), Some(user)) = (self.inner.as_deref(), facts.user) else {
             return Decision::Default;
         };
-        if is_anonymous(user) {
+        if user.is_anonymous() {
             let principal = inner.directory.anonymous();
             let asked = Asked::new(inner, principal, Question::User, facts, values);
             inner.anonymous.decide(inner.anonymous.everyone(), &asked)
@@ -186,10 +186,4 @@ impl OperationPolicies {
             )
         })
     }
-}
-
-/// Whether this is the user without a credential. No issuer has an empty name, so nobody can be
-/// taken for it.
-fn is_anonymous(user: &User) -> bool {
-    user.issuer.is_empty() && &*user.id == names::ANONYMOUS
 }

@@ -16,8 +16,8 @@ use cedar_policy_core::extensions::Extensions;
 use smol_str::{SmolStr, format_smolstr};
 
 use super::directory::{Types, add_entities};
-use super::rule::Reads;
-use super::{Facts, GATEWAY, Inner, is_anonymous};
+use super::rule::{Reads, may_read_value};
+use super::{Facts, GATEWAY, Inner};
 use crate::authn::{Claim, User};
 use crate::now::Now;
 use crate::peer::Caller;
@@ -84,6 +84,23 @@ impl<'a> Asked<'a> {
         }
     }
 
+    /// A condition must not see a value that no Cedar value can hold: whatever stood in its place, a
+    /// comparison would have an answer.
+    ///
+    /// # Errors
+    /// Which value.
+    pub(super) fn refuses(&self, condition: &Expr) -> Result<(), String> {
+        let values = self.values;
+        let body = values.body.iter().flatten();
+        let unreadable = (values.params.iter().chain(&values.headers).chain(body))
+            .filter(|(_, value)| *value == Value::Unreadable)
+            .find(|(name, _)| may_read_value(condition, name));
+        match unreadable {
+            Some((name, _)) => Err(format!("policies cannot read the number in {name}")),
+            None => Ok(()),
+        }
+    }
+
     fn prepare(&self, reads: Reads) -> Result<Prepared<'a>, String> {
         Ok(Prepared {
             request: Request::new_unchecked(
@@ -126,7 +143,7 @@ impl<'a> Asked<'a> {
         }
         if reads.user
             && let Some(user) = self.facts.user
-            && !is_anonymous(user)
+            && !user.is_anonymous()
         {
             put("user", entity(Arc::new(types.user(&user.id))));
         }
@@ -154,7 +171,7 @@ impl<'a> Asked<'a> {
         let user = self.facts.user.filter(|user| {
             // A policy may also write the user out: `User::"shop:alice" in Role::"admin"`.
             let reached = reads.user || reads.others || (reads.principal && asks_for_user);
-            reached && !is_anonymous(user)
+            reached && !user.is_anonymous()
         });
         let Some(user) = user else {
             return Ok(Known::Shared(&self.inner.entities));
@@ -235,6 +252,8 @@ fn record(types: &Types, values: &[(Arc<str>, Value)]) -> Result<CedarValue, Str
             Value::Decimal(text) => extension(types.decimal, text.clone())?,
             Value::Bool(truth) => CedarValue::from(*truth),
             Value::Strings(texts) => strings(texts),
+            // For `has`; conditions that read it are never asked, see `Asked::refuses`.
+            Value::Unreadable => CedarValue::empty_record(None),
         };
         if record.insert(SmolStr::from(name.clone()), value).is_some() {
             return Err(format!("the request has two values for {name}"));

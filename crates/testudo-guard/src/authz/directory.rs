@@ -11,7 +11,8 @@ use cedar_policy_core::entities::{Entities, NoEntitiesSchema, TCComputation};
 use cedar_policy_core::extensions::Extensions;
 use smol_str::SmolStr;
 
-use super::names::{ANONYMOUS, ActionNames, GATEWAY};
+use super::names::{ActionNames, GATEWAY};
+use crate::authn::ANONYMOUS;
 
 /// Cedar refused something that should always hold.
 #[derive(Debug, thiserror::Error)]

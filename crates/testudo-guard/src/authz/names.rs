@@ -10,9 +10,6 @@ pub const ENTITY_TYPES: [&str; 6] = ["User", "Anonymous", "Service", "Api", "Rol
 /// The gateway as a service, and as `caller`.
 pub const GATEWAY: &str = "gateway";
 
-/// The id of the one `Anonymous`, and of its user.
-pub(crate) const ANONYMOUS: &str = "anonymous";
-
 /// An operation and the groups that it belongs to.
 #[derive(Clone, Debug)]
 pub struct ActionNames {

@@ -8,7 +8,8 @@ use cedar_policy_core::ast::{
 };
 use testudo_model::PolicyRef;
 
-use super::names::{ANONYMOUS, ActionNames};
+use super::names::ActionNames;
+use crate::authn::ANONYMOUS;
 
 /// A policy that cannot be taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -260,28 +261,13 @@ impl Reads {
             ExprKind::Var(Var::Context) => *self = self.and(Reads::EVERYTHING_OF_CONTEXT),
             ExprKind::Var(Var::Principal) => self.principal = true,
             ExprKind::Var(Var::Action) | ExprKind::Lit(Literal::EntityUID(_)) => self.others = true,
-            ExprKind::Var(Var::Resource)
-            | ExprKind::Lit(Literal::Bool(_) | Literal::Long(_) | Literal::String(_))
-            | ExprKind::Slot(_)
-            | ExprKind::Unknown(_) => {}
             ExprKind::GetAttr { expr, attr } | ExprKind::HasAttr { expr, attr } => {
                 self.visit_attribute(expr, attr, rest);
             }
-            ExprKind::ExtHasAttr { expr, attrs } => self.visit_attribute(expr, attrs.first(), rest),
-            ExprKind::If {
-                test_expr,
-                then_expr,
-                else_expr,
-            } => rest.extend([test_expr.as_ref(), then_expr, else_expr]),
-            ExprKind::And { left, right } | ExprKind::Or { left, right } => {
-                rest.extend([left.as_ref(), right]);
+            ExprKind::ExtHasAttr { expr, attrs } => {
+                self.visit_attribute(expr, attrs.first(), rest);
             }
-            ExprKind::UnaryApp { arg, .. } => rest.push(arg),
-            ExprKind::BinaryApp { arg1, arg2, .. } => rest.extend([arg1.as_ref(), arg2]),
-            ExprKind::ExtensionFunctionApp { args, .. } => rest.extend(args.iter()),
-            ExprKind::Like { expr, .. } | ExprKind::Is { expr, .. } => rest.push(expr),
-            ExprKind::Set(items) => rest.extend(items.iter()),
-            ExprKind::Record(fields) => rest.extend(fields.values()),
+            _ => push_children(expression, rest),
         }
     }
 
@@ -302,5 +288,58 @@ impl Reads {
             // No request has it: Cedar finds it missing, as it should.
             _ => {}
         }
+    }
+}
+
+/// Whether `expression` can read the value of a parameter, header or field called `name`; `has` alone
+/// does not. A record of the request that is used whole (compared, say) counts as read.
+pub(super) fn may_read_value(expression: &Expr, name: &str) -> bool {
+    let mut rest = vec![expression];
+    while let Some(expression) = rest.pop() {
+        match expression.expr_kind() {
+            _ if is_request_record(expression) => return true,
+            ExprKind::GetAttr { attr, .. } if attr == name => return true,
+            ExprKind::GetAttr { expr, .. } | ExprKind::HasAttr { expr, .. }
+                if is_request_record(expr) => {}
+            ExprKind::ExtHasAttr { expr, .. } if is_request_record(expr) => {}
+            _ => push_children(expression, &mut rest),
+        }
+    }
+    false
+}
+
+/// `context`, `context.params`, `context.headers`, `context.body`.
+fn is_request_record(expression: &Expr) -> bool {
+    match expression.expr_kind() {
+        ExprKind::Var(Var::Context) => true,
+        ExprKind::GetAttr { expr, attr } => {
+            matches!(expr.expr_kind(), ExprKind::Var(Var::Context))
+                && matches!(attr.as_str(), "params" | "headers" | "body")
+        }
+        _ => false,
+    }
+}
+
+fn push_children<'e>(expression: &'e Expr, rest: &mut Vec<&'e Expr>) {
+    match expression.expr_kind() {
+        ExprKind::Lit(_) | ExprKind::Var(_) | ExprKind::Slot(_) | ExprKind::Unknown(_) => {}
+        ExprKind::If {
+            test_expr,
+            then_expr,
+            else_expr,
+        } => rest.extend([test_expr.as_ref(), then_expr, else_expr]),
+        ExprKind::And { left, right } | ExprKind::Or { left, right } => {
+            rest.extend([left.as_ref(), right]);
+        }
+        ExprKind::BinaryApp { arg1, arg2, .. } => rest.extend([arg1.as_ref(), arg2]),
+        ExprKind::ExtensionFunctionApp { args, .. } => rest.extend(args.iter()),
+        ExprKind::UnaryApp { arg: expr, .. }
+        | ExprKind::GetAttr { expr, .. }
+        | ExprKind::HasAttr { expr, .. }
+        | ExprKind::ExtHasAttr { expr, .. }
+        | ExprKind::Like { expr, .. }
+        | ExprKind::Is { expr, .. } => rest.push(expr),
+        ExprKind::Set(items) => rest.extend(items.iter()),
+        ExprKind::Record(fields) => rest.extend(fields.values()),
     }
 }

@@ -179,7 +179,9 @@ impl Slice {
         for entry in chosen() {
             let applies = match &entry.condition {
                 None => Ok(true),
-                Some(condition) => evaluation.holds(condition),
+                Some(condition) => asked
+                    .refuses(condition)
+                    .and_then(|()| evaluation.holds(condition)),
             };
             match applies {
                 Ok(false) => {}

@@ -66,17 +66,7 @@ pub(super) fn user(id: &str, roles: &[&str]) -> Arc<User> {
         )])),
         expires: None,
         credential: [1; 32],
-    })
-}
-
-pub(super) fn anonymous() -> Arc<User> {
-    Arc::new(User {
-        id: "anonymous".into(),
-        issuer: "".into(),
-        roles: Arc::new([]),
-        claims: Arc::default(),
-        expires: None,
-        credential: [0; 32],
+        source_ip: None,
     })
 }
 
@@ -155,8 +145,8 @@ permit (principal in Role::"tenant", action, resource) when { principal.claims.t
         (&create, user("root", &["admin"]), "permit 3"),
         (&pay, user("root", &["admin"]), "default"),
         (&pay, user("erin", &["tenant"]), "permit 8"),
-        (&get, anonymous(), "default"),
-        (&list, anonymous(), "permit 6"),
+        (&get, User::anonymous(), "default"),
+        (&list, User::anonymous(), "permit 6"),
         (&list, user("alice", &["backend"]), "default"),
     ];
     for (policies, user, expected) in cases {
@@ -240,6 +230,35 @@ fn a_value_that_comes_twice_is_an_error() {
         short(&get.user(&facts(Some(&alice), None), &twice)),
         "error 1"
     );
+}
+
+#[test]
+fn a_value_that_cedar_cannot_hold_is_an_error_where_it_is_read() {
+    let alice = user("alice", &[]);
+    let mut values = values(&[("id", text("1"))]);
+    values.body = Some(vec![
+        ("price".into(), Value::Unreadable),
+        ("total".into(), Value::Long(3)),
+    ]);
+    let cases = [
+        ("context.body has price", "forbid 2"),
+        (
+            "context.body has price && context.body.total == 4",
+            "permit 1",
+        ),
+        ("context.body.price == decimal(\"1.5\")", "error 2"),
+        ("context.body == {\"price\": {}, \"total\": 3}", "error 2"),
+        ("context == {}", "error 2"),
+        ("context.params.id == \"2\"", "permit 1"),
+    ];
+    for (condition, expected) in cases {
+        let policy = format!(
+            "permit (principal, action, resource);\nforbid (principal, action, resource) when {{ {condition} }};"
+        );
+        let get = policies(&policy, "orders", "getOrder", &Method::GET);
+        let decision = get.user(&facts(Some(&alice), None), &values);
+        assert_eq!(short(&decision), expected, "{condition}");
+    }
 }
 
 #[test]

@@ -210,7 +210,7 @@ impl Ask {
     fn user(&self) -> Option<Arc<User>> {
         match &self.user {
             Some((id, roles)) => Some(user(id, roles)),
-            None => self.anonymous.then(anonymous),
+            None => self.anonymous.then(User::anonymous),
         }
     }
 
@@ -373,7 +373,7 @@ proptest! {
             facts.source_ip = None;
         }
         if let Some(user) = &user {
-            let kind = if is_anonymous(user) { "Anonymous" } else { "User" };
+            let kind = if user.is_anonymous() { "Anonymous" } else { "User" };
             let principal = EntityUid::from_type_name_and_id(kind.parse().unwrap(), user.id.parse().unwrap());
             let decision = sliced.user(&facts, &ask.values());
             let expected = cedar(&set, &ask, principal);
