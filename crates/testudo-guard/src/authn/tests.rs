@@ -1,0 +1,1 @@
+//! Attacks on JWTs, and what must pass.
