@@ -310,3 +310,6 @@ fn verify_chain(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
