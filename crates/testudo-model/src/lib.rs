@@ -12,7 +12,7 @@ pub use reason::Reason;
 /// The gRPC messages and stubs of `proto/mesh.proto`.
 #[cfg(feature = "mesh")]
 pub mod mesh {
-    #![allow(missing_docs, clippy::all, unreachable_pub)]
+    #![allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
     tonic::include_proto!("testudo.mesh.v1");
 }
 
