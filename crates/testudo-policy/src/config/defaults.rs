@@ -1,0 +1,55 @@
+//! What holds where `testudo.yaml` says nothing (DESIGN §3), each with its reason. Nothing else in the crate
+//! fills in values.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::time::Duration;
+
+use testudo_guard::limit::LimitScope;
+use testudo_guard::schema::{Strictness, Undocumented};
+use testudo_guard::snapshot::{Protocol, UserRule};
+use testudo_model::Mode;
+
+const fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
+}
+
+/// `control.api`: loopback, because it has no TLS of its own.
+pub const CONTROL_API: SocketAddr = loopback(7100);
+/// `control.mesh`: loopback until somebody decides otherwise.
+pub const CONTROL_MESH: SocketAddr = loopback(7101);
+/// `gateway.listen`: loopback until somebody decides otherwise.
+pub const GATEWAY_LISTEN: SocketAddr = loopback(8443);
+/// `identity.ttl`: renewal at half life leaves half a day to repair what keeps it from renewing.
+pub const IDENTITY_TTL: Duration = Duration::from_hours(24);
+/// Shortest `identity.ttl`: below, renewal would be most of what proxies do.
+pub const IDENTITY_TTL_MIN: Duration = Duration::from_secs(10);
+/// Longest `identity.ttl`: a stolen key is of use for as long.
+pub const IDENTITY_TTL_MAX: Duration = Duration::from_hours(24 * 90);
+/// `routes[].path`: everything of the host.
+pub const ROUTE_PATH: &str = "/";
+/// `redirect.status`: permanent, and the method stays.
+pub const REDIRECT_STATUS: u16 = 308;
+/// `users.forward`: services trust the mesh's token, so the credential stays at the edge.
+pub const FORWARD: bool = false;
+/// `users.jwt.*.id`: RFC 7519 §4.1.2.
+pub const USER_ID: &str = "/sub";
+/// `services.*.mode`: safe unless said otherwise.
+pub const MODE: Mode = Mode::Enforce;
+/// `services.*.protocol`.
+pub const PROTOCOL: Protocol = Protocol::Auto;
+/// `services.*.user`: both questions are asked.
+pub const USER: UserRule = UserRule::Authorize;
+/// `services.*.timeout`: longer than honest requests take, shorter than people wait.
+pub const TIMEOUT: Duration = Duration::from_secs(15);
+/// `api.requests`: what breaks the specification does not reach the service.
+pub const REQUESTS: Strictness = Strictness::Enforce;
+/// `api.responses`: answers that break it are the service's own mistakes; denying them is a choice.
+pub const RESPONSES: Strictness = Strictness::Report;
+/// `api.undocumented`: what nobody described, nobody reviewed.
+pub const UNDOCUMENTED: Undocumented = Undocumented::Deny;
+/// `api.max_body`: bodies are held in memory while they are judged.
+pub const MAX_BODY: u64 = 1 << 20;
+/// Largest `api.max_body`.
+pub const MAX_BODY_MAX: u64 = 1 << 30;
+/// `limits[].scope`.
+pub const LIMIT_SCOPE: LimitScope = LimitScope::Proxy;
