@@ -95,4 +95,6 @@ pub struct LimitState {
     pub remaining: u64,
     /// Until a request is possible again (zero when permitted).
     pub retry_after: Duration,
+    /// Until the whole burst is there again.
+    pub reset_after: Duration,
 }
