@@ -46,7 +46,7 @@ pub fn json(shared: &Shared) -> Value {
 
 fn routes(snapshot: &Snapshot) -> Vec<Value> {
     use testudo_guard::route::RouteTarget;
-    let routes = snapshot.edge.iter().flat_map(|edge| &edge.routes.routes);
+    let routes = snapshot.edge.iter().flat_map(|edge| edge.routes.routes());
     routes
         .map(|route| {
             json!({
