@@ -9,11 +9,28 @@ use testudo_model::{PolicyRef, Reason};
 
 use crate::authz::OperationPolicies;
 
+mod body;
+mod head;
+mod json;
 mod matcher;
+mod media;
+mod operation;
+mod parameter;
+mod scalar;
+mod shape;
+mod text;
+mod validator;
 
+pub use body::{MediaType, RequestBody, ResponseRule, Responses, StatusRange};
+pub use json::{JsonError, JsonErrorKind, MAX_DEPTH, parse as parse_json};
 pub use matcher::{
     ANY_PATH, OperationMatch, OperationMatcher, PathParams, Template, TemplateError,
 };
+pub use media::MediaRange;
+pub use operation::{OperationParts, OperationSchema};
+pub use parameter::{Location, Parameter, Style};
+pub use shape::{Shape, TypeSet};
+pub use validator::{Schema, SchemaError, pattern};
 
 /// How strictly something is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +120,21 @@ pub enum Value {
     Unreadable,
 }
 
+/// Types that values of requests have in policies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ValueKind {
+    /// `String`.
+    String,
+    /// `Long`.
+    Long,
+    /// `decimal`.
+    Decimal,
+    /// `Bool`.
+    Bool,
+    /// `Set<String>`.
+    Strings,
+}
+
 /// What a request carries that policies may read. Filled by [`OperationSchema`], read by
 /// [`OperationPolicies`]; names as in the specification (headers in lower case).
 #[derive(Clone, Debug, Default)]
@@ -149,78 +181,25 @@ impl BodyRule {
     }
 }
 
-/// Parameters, body and responses of one operation. Built by `testudo-policy` with the constructors
-/// of this module; the default lets everything pass and reads nothing (`api: none`).
-#[derive(Default)]
-pub struct OperationSchema {}
-
-impl OperationSchema {
-    /// Decodes and checks path, query, header and cookie parameters. `path_params` are raw, as
-    /// [`OperationMatcher::find`] returns them.
-    ///
-    /// All parameters are decoded into `values` even after the first violation, so that report mode
-    /// and policies still see what could be read. A parameter that policies read and that could not
-    /// be decoded is left out.
-    ///
-    /// # Errors
-    /// The first violation: `request.malformed` or `schema.params`.
-    pub fn check_head(
-        &self,
-        _path_params: &[(Arc<str>, &str)],
-        _raw_query: Option<&str>,
-        _headers: &http::HeaderMap,
-        _values: &mut Values,
-    ) -> Result<(), Violation> {
-        Ok(())
+/// Text from a request or a specification for details in logs: control characters escaped, cut.
+fn printable(text: &str) -> String {
+    const LONGEST: usize = 120;
+    let mut out: String = text
+        .chars()
+        .take(LONGEST)
+        .flat_map(|c| {
+            if c.is_control() {
+                c.escape_default().collect::<Vec<char>>()
+            } else {
+                vec![c]
+            }
+        })
+        .collect();
+    if text.chars().nth(LONGEST).is_some() {
+        out.push('…');
     }
-
-    /// Checks content type and coding. `has_body`: the head announces a body (content-length above
-    /// zero, transfer-encoding, or HTTP/2 without end of stream).
-    ///
-    /// # Errors
-    /// `schema.content_type` (415), `schema.body` where a required body is missing or none is declared,
-    /// `request.malformed` for more than one content type.
-    pub fn check_content_type(
-        &self,
-        _headers: &http::HeaderMap,
-        _has_body: bool,
-    ) -> Result<BodyRule, Violation> {
-        Ok(BodyRule::Unchecked)
-    }
-
-    /// Checks a complete body and reads its top-level scalars into `values.body`.
-    ///
-    /// # Errors
-    /// `request.malformed` where it cannot be read unambiguously, `schema.body` otherwise.
-    pub fn check_body(
-        &self,
-        _rule: BodyRule,
-        _body: &[u8],
-        values: &mut Values,
-    ) -> Result<(), Violation> {
-        values.body.get_or_insert_default();
-        Ok(())
-    }
-
-    /// Whether [`OperationSchema::check_response`] must see the complete body of such a response. Event streams never.
-    pub fn response_needs_body(
-        &self,
-        _status: http::StatusCode,
-        _content_type: Option<&str>,
-    ) -> bool {
-        false
-    }
-
-    /// Checks a response; `body` is `None` where it is not needed (or there is none, as for HEAD).
-    ///
-    /// # Errors
-    /// `schema.response`.
-    pub fn check_response(
-        &self,
-        _status: http::StatusCode,
-        _content_type: Option<&str>,
-        _body: Option<&[u8]>,
-    ) -> Result<(), Violation> {
-        Ok(())
-    }
+    out
 }
+
+#[cfg(test)]
+mod tests;

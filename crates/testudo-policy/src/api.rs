@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use testudo_guard::schema::OperationSchema;
+pub use testudo_guard::schema::{Location, ValueKind};
 
 use crate::diagnostic::Span;
 
@@ -38,19 +39,6 @@ pub struct OperationModel {
     pub schema: OperationSchema,
 }
 
-/// Where a parameter is carried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Location {
-    /// In the path.
-    Path,
-    /// In the query.
-    Query,
-    /// In a header.
-    Header,
-    /// In a cookie (not readable by policies).
-    Cookie,
-}
-
 /// A parameter as policies see it.
 #[derive(Clone, Debug)]
 pub struct ParamModel {
@@ -77,19 +65,4 @@ pub struct FieldModel {
     pub required: bool,
     /// Where it stands.
     pub span: Span,
-}
-
-/// Cedar types that values of requests may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ValueKind {
-    /// `String`.
-    String,
-    /// `Long`.
-    Long,
-    /// `decimal`.
-    Decimal,
-    /// `Bool`.
-    Bool,
-    /// `Set<String>`.
-    Strings,
 }
