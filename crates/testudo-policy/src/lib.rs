@@ -12,5 +12,8 @@ pub mod compile;
 pub mod config;
 pub mod diagnostic;
 pub mod explain;
+pub mod fix;
+pub mod json_schema;
 pub mod openapi;
+pub mod render;
 pub mod yaml;
