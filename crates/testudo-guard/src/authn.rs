@@ -283,7 +283,7 @@ impl Authenticators {
             return Ok(user);
         }
         let mut entry = self.verify(token, digest, keys, now)?;
-        if revocations.credential(&entry.user, &digest, &entry.names) {
+        if revocations.credential(&entry.user, &entry.names) {
             return Err(Rejection::invalid(
                 "the user, the token or its key is revoked",
             ));

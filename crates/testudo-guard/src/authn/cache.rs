@@ -51,8 +51,8 @@ pub(super) enum Basis {
 pub(super) struct RevocableNames {
     /// `kid` and thumbprint.
     pub(super) keys: SmallVec<[Arc<str>; 2]>,
-    /// `jti` or `txn`.
-    pub(super) token: Option<Arc<str>>,
+    /// `jti` or `txn`, and the digest of what was signed.
+    pub(super) tokens: SmallVec<[Arc<str>; 2]>,
 }
 
 impl Default for TokenCache {
@@ -76,7 +76,7 @@ impl TokenCache {
         let entry = self.entries.find(digest)?;
         let current = unix_seconds < entry.until && holds(&entry.basis);
         let revoked = entry.checked != revocations.stamp()
-            && revocations.credential(&entry.user, digest, &entry.names);
+            && revocations.credential(&entry.user, &entry.names);
         if !current || revoked {
             self.entries.remove(digest);
             return None;

@@ -425,3 +425,10 @@ impl Want {
         }
     }
 }
+
+#[cfg(test)]
+impl KeySet {
+    pub(super) fn keys_revoked_by(&self, revocations: &super::Revocations) -> bool {
+        self.keys.iter().any(|key| revocations.key(&key.thumbprint))
+    }
+}

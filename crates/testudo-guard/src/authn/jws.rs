@@ -129,7 +129,8 @@ pub(super) struct Compact<'a> {
     pub(super) kid: Option<String>,
     pub(super) typ: Option<String>,
     pub(super) payload: Vec<u8>,
-    signing_input: &'a str,
+    /// Header and claims as they were signed.
+    pub(super) signing_input: &'a str,
     signature: Vec<u8>,
 }
 

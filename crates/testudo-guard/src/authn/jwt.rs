@@ -11,6 +11,7 @@ use super::claims::{self, ClaimPath, RoleRule};
 use super::encoding::{stamp_field, strict_object};
 use super::jwks::{JwksSource, KeySet, UsedKey};
 use super::jws::Compact;
+use super::revocation::token_digest;
 use super::{Rejection, User, quoted};
 
 /// By how much clocks may differ: a token is taken until so long after `exp`, and so long before `nbf`
@@ -150,9 +151,7 @@ impl<'a> Unverified<'a> {
         };
         let token_id = match self.claims.get("jti") {
             None => None,
-            Some(Value::String(id)) if id.len() <= MAX_TOKEN_ID_BYTES => {
-                Some(Arc::from(id.as_str()))
-            }
+            Some(Value::String(id)) if id.len() <= MAX_TOKEN_ID_BYTES => Some(id.as_str()),
             Some(_) => {
                 return Err(Rejection::invalid(
                     "the token's `jti` is not a short string",
@@ -172,7 +171,11 @@ impl<'a> Unverified<'a> {
             until,
             names: RevocableNames {
                 keys: key.kid.into_iter().chain([key.thumbprint]).collect(),
-                token: token_id,
+                tokens: token_id
+                    .into_iter()
+                    .chain([token_digest(self.compact.signing_input).as_str()])
+                    .map(Arc::from)
+                    .collect(),
             },
         })
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::User;
 use super::cache::RevocableNames;
-use super::encoding::{hex, stamp, stamp_field};
+use super::encoding::{hex, sha256, stamp, stamp_field};
 
 /// What is revoked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -18,7 +18,7 @@ pub enum RevocationKind {
     /// A key: an API key's id, a transaction-token key's `kid`, a JWK's `kid` or its RFC 7638 thumbprint
     /// (which is the way to mean one key of one issuer).
     Key,
-    /// A token: its `jti` (or `txn`), or the hex SHA-256 of its text.
+    /// A token: its `jti` (or `txn`), or what [`Revocation::of_token`] makes of its text.
     Token,
 }
 
@@ -60,6 +60,23 @@ pub struct Revocation {
     pub kind: RevocationKind,
     /// Which.
     pub value: Arc<str>,
+}
+
+impl Revocation {
+    /// Revokes the token with this text. What is kept is a digest of what was signed, not of the whole
+    /// text: whoever has a token with an ECDSA signature can make a second valid one for the same claims.
+    pub fn of_token(text: &str) -> Revocation {
+        let signed = text.rsplit_once('.').map_or(text, |(signed, _)| signed);
+        Revocation {
+            kind: RevocationKind::Token,
+            value: Arc::from(token_digest(signed)),
+        }
+    }
+}
+
+/// Hex SHA-256 of a token's header and claims as they were signed.
+pub(super) fn token_digest(signing_input: &str) -> String {
+    hex(&sha256(signing_input.as_bytes()))
 }
 
 /// Revoked workloads, users, keys and tokens: the whole list, replaced when it grows.
@@ -121,21 +138,11 @@ impl Revocations {
     }
 
     /// Whether anything that this credential rests on is revoked.
-    pub(super) fn credential(
-        &self,
-        user: &User,
-        digest: &[u8; 32],
-        names: &RevocableNames,
-    ) -> bool {
+    pub(super) fn credential(&self, user: &User, names: &RevocableNames) -> bool {
         !self.is_empty()
             && (self.user(&user.id)
                 || names.keys.iter().any(|key| self.key(key))
-                || (!self.tokens.is_empty()
-                    && (names
-                        .token
-                        .as_ref()
-                        .is_some_and(|name| self.tokens.contains(name))
-                        || self.tokens.contains(hex(digest).as_str()))))
+                || names.tokens.iter().any(|token| self.tokens.contains(token)))
     }
 }
 
@@ -198,18 +205,22 @@ mod tests {
             keys: [Arc::from("2026-11"), Arc::from("thumb")]
                 .into_iter()
                 .collect(),
-            token: Some(Arc::from("jti-1")),
+            tokens: [Arc::from("jti-1"), Arc::from(token_digest("e30.e30"))]
+                .into_iter()
+                .collect(),
         };
-        let digest = [0xab; 32];
-        let revoked = |kind, value: &str| list(&[(kind, value)]).credential(&user, &digest, &names);
+        let revoked = |kind, value: &str| list(&[(kind, value)]).credential(&user, &names);
         assert!(revoked(RevocationKind::User, "shop:alice"));
         assert!(revoked(RevocationKind::Key, "2026-11"));
         assert!(revoked(RevocationKind::Key, "thumb"));
         assert!(revoked(RevocationKind::Token, "jti-1"));
-        assert!(revoked(RevocationKind::Token, &"ab".repeat(32)));
+        let token = Revocation::of_token("e30.e30.AAAA");
+        assert!(revoked(token.kind, &token.value));
+        let other = Revocation::of_token("e30.e31.AAAA");
+        assert!(!revoked(other.kind, &other.value));
         assert!(!revoked(RevocationKind::Key, "jti-1"));
         assert!(!revoked(RevocationKind::Token, "2026-11"));
         assert!(!revoked(RevocationKind::User, "other:alice"));
-        assert!(!Revocations::default().credential(&user, &digest, &names));
+        assert!(!Revocations::default().credential(&user, &names));
     }
 }

@@ -13,6 +13,7 @@ use super::User;
 use super::cache::Clock;
 use super::encoding::encode_base64url;
 use super::jwks::p256_thumbprint;
+use super::jws::MAX_TOKEN_BYTES;
 use crate::now::Now;
 
 mod verify;
@@ -47,6 +48,9 @@ pub enum TxnError {
     /// The user's own credential has expired.
     #[error("the user's credential has expired")]
     Expired,
+    /// More roles and claims than sidecars would read.
+    #[error("the user's roles and claims do not fit into a transaction token of 8 KiB")]
+    TooLarge,
 }
 
 /// What a transaction token says.
@@ -130,6 +134,9 @@ impl TxnSigner {
             .map_err(|_| TxnError::Sign)?;
         token.push('.');
         token.push_str(&encode_base64url(signature));
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(TxnError::TooLarge);
+        }
         Ok(Arc::from(token))
     }
 }

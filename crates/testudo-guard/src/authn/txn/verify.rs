@@ -14,7 +14,7 @@ use super::super::encoding::{sha256, strict_object};
 use super::super::jwks::p256_thumbprint;
 use super::super::jws::{Algorithm, Compact};
 use super::super::jwt::date;
-use super::super::revocation::Revocations;
+use super::super::revocation::{Revocations, token_digest};
 use super::super::{ANONYMOUS, Authn, Claim, Rejection, User};
 use super::{LIFETIME_SECONDS, TYP, gateway_issuer};
 use crate::now::Now;
@@ -101,7 +101,7 @@ impl TxnKeys {
             return Authn::User(user);
         }
         match self.verify_fully(token, digest, trust_domain, now) {
-            Ok(entry) if revocations.credential(&entry.user, &digest, &entry.names) => {
+            Ok(entry) if revocations.credential(&entry.user, &entry.names) => {
                 Rejection::invalid("the user, the token or its key is revoked").into()
             }
             Ok(mut entry) => {
@@ -167,7 +167,12 @@ impl TxnKeys {
             },
             names: RevocableNames {
                 keys: [kid.clone()].into_iter().collect(),
-                token: Some(Arc::from(claims.text("txn")?)),
+                tokens: [
+                    Arc::from(claims.text("txn")?),
+                    Arc::from(token_digest(compact.signing_input)),
+                ]
+                .into_iter()
+                .collect(),
             },
             checked: 0,
         })
