@@ -1,0 +1,45 @@
+//! The command line as typed. Each command's own file says what its arguments mean.
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{
+    completions, doctor, identity, launch, man, observe, policy, proxy, run, up,
+};
+
+/// One policy at every hop: API gateway and service mesh security in one binary.
+#[derive(Parser)]
+#[command(
+    name = "testudo",
+    version,
+    max_term_width = 100,
+    propagate_version = true
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Run the mesh that a bundle describes on this machine
+    Up(up::Args),
+    /// Run one proxy alone, or look at those that run (list, show, diff)
+    Proxy(proxy::Args),
+    /// Run a service with its sidecar attached
+    Run(run::Args),
+    /// Change what the mesh enforces
+    Policy(policy::Args),
+    /// Live decisions as lines
+    Observe(observe::Args),
+    /// Who is who: show, issue join tokens, verify SVIDs
+    Identity(identity::Args),
+    /// Is the running mesh healthy?
+    Doctor(doctor::Args),
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+    /// Print the manual pages
+    Man(man::Args),
+    /// Start a command that ends when its parent does
+    #[command(hide = true)]
+    Launch(launch::Args),
+}
