@@ -24,7 +24,7 @@ pub(crate) enum Command {
     /// Run the mesh that a bundle describes on this machine
     Up(up::Args),
     /// Run one proxy alone, or look at those that run (list, show, diff)
-    Proxy(proxy::Args),
+    Proxy(Box<proxy::Args>),
     /// Run a service with its sidecar attached
     Run(run::Args),
     /// Change what the mesh enforces

@@ -34,7 +34,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Up(args) => commands::up::run(args),
-        Command::Proxy(args) => commands::proxy::run(args),
+        Command::Proxy(args) => commands::proxy::run(*args),
         Command::Run(args) => commands::run::run(args),
         Command::Policy(args) => commands::policy::run(args),
         Command::Observe(args) => commands::observe::run(args),

@@ -190,12 +190,10 @@ impl Mesh {
     async fn save_root_certificate(&self) -> Result<(), Failure> {
         let Some(api) = &self.api else { return Ok(()) };
         let trust = api.get("trust").await?;
-        let roots = trust
-            .get("roots")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten();
-        let pem: String = roots.filter_map(Value::as_str).collect();
+        let pem = trust
+            .get("roots_pem")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         let path = self.paths.root_certificate();
         std::fs::write(&path, pem).or_fail(|| format!("cannot write {}", path.display()))
     }

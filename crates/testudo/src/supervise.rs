@@ -101,6 +101,7 @@ impl Supervisor {
         self.parts.push((name, Running { stop, task }));
     }
 
+    #[cfg(test)]
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().map(|(name, _)| name.as_str())
     }

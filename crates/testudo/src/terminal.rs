@@ -42,10 +42,6 @@ impl Style {
     #[cfg(test)]
     pub(crate) const PLAIN: Style = Style { colour: false };
 
-    pub(crate) fn is_colour(self) -> bool {
-        self.colour
-    }
-
     pub(crate) fn red(self, text: &str) -> String {
         self.paint("1;31", text)
     }
@@ -56,10 +52,6 @@ impl Style {
 
     pub(crate) fn yellow(self, text: &str) -> String {
         self.paint("33", text)
-    }
-
-    pub(crate) fn cyan(self, text: &str) -> String {
-        self.paint("36", text)
     }
 
     pub(crate) fn bold(self, text: &str) -> String {
@@ -265,7 +257,7 @@ mod tests {
         let data = json!({"name": "orders", "n": 1, "on": ["yes", {"a": 1, "b": []}, [1, 2]], "e": {}, "q": "a: b"});
         assert_eq!(
             yaml(&data),
-            "name: orders\nn: 1\n\"on\":\n  - \"yes\"\n  - a: 1\n    b: []\n  - - 1\n    - 2\ne: {}\nq: \"a: b\"\n"
+            "name: orders\n\"n\": 1\n\"on\":\n  - \"yes\"\n  - a: 1\n    b: []\n  - - 1\n    - 2\ne: {}\nq: \"a: b\"\n"
         );
     }
 }

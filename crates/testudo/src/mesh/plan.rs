@@ -66,8 +66,13 @@ impl Plan {
         let mut workloads = Vec::new();
         for service in config.services.values() {
             let (sidecar, inbound, outbound) = match &service.sidecar {
-                Sidecar::None => (false, None, None),
-                Sidecar::Addresses { inbound, outbound } => (true, *inbound, *outbound),
+                Sidecar::None(_) => (false, None, None),
+                Sidecar::Addresses { inbound, outbound } => {
+                    let address = |given: &Option<(SocketAddr, _)>| {
+                        given.as_ref().map(|(address, _)| *address)
+                    };
+                    (true, address(inbound), address(outbound))
+                }
             };
             // Fixed addresses can belong to one workload only; the others get allocated ones.
             for (index, (app, _)) in service.app.iter().enumerate() {

@@ -119,19 +119,12 @@ fn trust(args: &Args, leaf: &CertificateDer<'_>) -> Result<Roots, Failure> {
     }
     let api = Api::new(args.remote.resolve()?)?;
     let answer = block_on(api.get("trust"))?;
-    let mut roots = Vec::new();
-    for root in answer
-        .get("roots")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-    {
-        let text = root.as_str().unwrap_or_default();
-        roots.extend(
-            pem::decode_certificates(text.as_bytes())
-                .or_fail(|| "the control plane's roots cannot be read")?,
-        );
-    }
+    let pem = answer
+        .get("roots_pem")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let roots = pem::decode_certificates(pem.as_bytes())
+        .or_fail(|| "the control plane's roots cannot be read")?;
     let domain = answer
         .get("trust_domain")
         .and_then(Value::as_str)

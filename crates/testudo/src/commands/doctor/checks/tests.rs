@@ -56,7 +56,7 @@ fn each_trouble_is_found() {
         ["ports"]
     );
     assert_eq!(
-        set(&|mesh| mesh.proxies[0]["svid_not_after"] = json!("2026-11-21T13:00:00Z")),
+        set(&|mesh| mesh.proxies[0]["svid_not_after"] = json!("2026-11-21T12:10:00Z")),
         ["certificates"]
     );
     assert_eq!(
