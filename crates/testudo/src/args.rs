@@ -43,3 +43,26 @@ pub(crate) enum Command {
     #[command(hide = true)]
     Launch(launch::Args),
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_proxy_is_started_or_looked_at() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' ')).map(|_| ());
+        parse("testudo proxy orders --state s --control 127.0.0.1:1").unwrap();
+        parse("testudo proxy list -o json").unwrap();
+        parse("testudo run orders -- sh -c true").unwrap();
+        assert!(parse("testudo proxy").is_err());
+        assert!(parse("testudo proxy orders").is_err());
+        assert!(parse("testudo run orders").is_err());
+    }
+}

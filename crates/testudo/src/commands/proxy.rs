@@ -17,7 +17,7 @@ pub(crate) struct Args {
     #[command(subcommand)]
     look: Option<Look>,
     #[command(flatten)]
-    start: start::Args,
+    start: start::StartArgs,
 }
 
 #[derive(Subcommand)]

@@ -12,7 +12,7 @@ use crate::lifeline::{self, AtParentsEnd};
 use crate::logging::LogArgs;
 
 #[derive(clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct StartArgs {
     /// gateway, or the service beside which this sidecar runs
     #[arg(value_name = "gateway|SERVICE", required = true)]
     role: Option<String>,
@@ -87,7 +87,7 @@ fn listen_address(text: &str) -> Result<ListenAddress, String> {
     }
 }
 
-pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
+pub(crate) fn run(args: StartArgs) -> Result<ExitCode, Failure> {
     if let Some(parent) = args.parent_pid {
         lifeline::tie_to(parent, AtParentsEnd::Stop)?;
     }
@@ -96,7 +96,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-impl Args {
+impl StartArgs {
     fn into_options(self) -> Result<ProxyOptions, Failure> {
         // clap asks for both unless a subcommand is there.
         let (Some(role), Some(state)) = (self.role, self.state) else {
