@@ -1,19 +1,41 @@
 //! The whole order of the checks, for one request.
+//!
+//! [`check_head`] shows it; each stage is a plain call with the reason for its place. What a stage finds
+//! wrong goes to [`judge::Judge`], which knows the service's mode: in `enforce` it denies, in `report` it
+//! is written down and the request goes on. What cannot be forwarded safely is refused in every mode.
 
-use bytes::Bytes;
+mod arrival;
+mod body;
+mod identity;
+mod judge;
+mod limits;
+mod question;
+mod target;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
 use http::{HeaderMap, StatusCode, request::Parts};
+use testudo_model::Mode;
 
 use crate::live::{Live, Local};
+use crate::normalize;
 use crate::now::Now;
 use crate::peer::Peer;
 use crate::record::{Denial, Record};
-use crate::snapshot::{Service, Snapshot};
+use crate::schema::Values;
+use crate::snapshot::Snapshot;
 
-use std::sync::Arc;
-use std::time::Duration;
+use arrival::{Arrival, Called};
+use limits::Stage;
+use question::Questions;
 
-use crate::authn::User;
-use crate::schema::Operation;
+pub use body::{BodyCheck, BodyPlan, Permit};
+pub use target::Target;
+
+pub(crate) use identity::{TXN_TOKEN, trace_id};
+pub(crate) use judge::Judge;
 
 /// What the checks of the head came to.
 pub enum HeadOutcome {
@@ -43,105 +65,149 @@ pub struct Incoming<'a> {
 /// Judges a request's head. `incoming.head` is rewritten into the one canonical request that goes
 /// upstream. Everything found out is put into `record`, whatever the outcome.
 pub fn check_head(
-    _snapshot: &Arc<Snapshot>,
-    _live: &Live,
-    _local: &mut Local,
-    _incoming: Incoming<'_>,
-    _record: &mut Record,
-    _now: Now,
+    snapshot: &Arc<Snapshot>,
+    live: &Live,
+    local: &mut Local,
+    incoming: Incoming<'_>,
+    record: &mut Record,
+    now: Now,
 ) -> HeadOutcome {
-    HeadOutcome::Deny(Denial::new(testudo_model::Reason::NotReady, "no checks"))
+    // Filled on the way; whatever the answer is, it carries them (CORS, `RateLimit`).
+    let mut response_headers = HeaderMap::new();
+    let outcome = judge_head(
+        snapshot,
+        live,
+        local,
+        incoming,
+        &mut Judge::new(record),
+        &mut response_headers,
+        now,
+    );
+    match outcome {
+        Ok(outcome) => outcome,
+        Err(mut denial) => {
+            target::add_headers(&response_headers, &mut denial.headers);
+            HeadOutcome::Deny(denial)
+        }
+    }
 }
 
-/// A request whose head was permitted; its body is still to be judged.
-pub struct BodyCheck {
-    target: Target,
-}
+fn judge_head(
+    snapshot: &Arc<Snapshot>,
+    live: &Live,
+    local: &mut Local,
+    incoming: Incoming<'_>,
+    judge: &mut Judge<'_>,
+    response_headers: &mut HeaderMap,
+    now: Now,
+) -> Result<HeadOutcome, Denial> {
+    let Incoming {
+        peer,
+        head,
+        has_body,
+    } = incoming;
 
-/// Where a permitted request goes, and with what.
-#[derive(Clone)]
-pub struct Target {
-    /// The service.
-    pub service: Arc<Service>,
-    /// The operation; `None` for probes and undocumented paths that pass.
-    pub operation: Option<Arc<Operation>>,
-    /// The user that travels along.
-    pub user: Option<Arc<User>>,
-    /// Until the response head must have come.
-    pub timeout: Duration,
-    /// Response headers to add whatever the response is (CORS, `RateLimit`).
-    pub response_headers: HeaderMap,
-    /// Whether this is a WebSocket upgrade that the specification declares.
-    pub websocket: bool,
-}
+    // First of all one reading of the request: everything below judges what upstream will get.
+    let canonical = normalize::inbound(head, peer, snapshot, judge.record());
+    let canonical = judge.must("normalize", canonical)?;
+    judge.record().source_ip = canonical.source_ip;
 
-impl Target {
-    /// At most how many bytes of the response's body [`Target::check_response`] needs to see before
-    /// the client may; `None`: it may stream.
-    pub fn wants_response_body(&self, _status: StatusCode, _headers: &HeaderMap) -> Option<u64> {
+    // Who calls is a fact of the connection and costs nothing; nobody else's requests are looked at.
+    let caller = arrival::identify(peer, snapshot, live, judge, now)?;
+
+    // Which service is meant decides mode, limits and policy. The edge answers redirects and CORS
+    // preflights itself: browsers send those without credentials.
+    let called = match arrival::find_service(snapshot, &canonical, head, judge, response_headers)? {
+        Arrival::Called(called) => called,
+        Arrival::Answer { status, headers } => return Ok(HeadOutcome::Answer { status, headers }),
+    };
+    let Called {
+        service, timeout, ..
+    } = &called;
+    judge.set_service(service, now);
+    let target = Target::new(service, *timeout, &head.method, snapshot.hop());
+    let observes = judge.mode() == Mode::Observe;
+
+    // The operation comes before limits and users, since both may differ by it; a probe is none.
+    let probe = arrival::is_probe(service, head);
+    let matched = if probe {
+        judge.skip("operation", "a probe");
         None
+    } else {
+        arrival::find_operation(service, &canonical, head, judge)?
+    };
+    let operation = matched.as_ref().map(|matched| &matched.operation);
+
+    // Addresses are limited before any cryptography, so that a flood of bad tokens is cheap.
+    let mut states = limits::States::default();
+    let counted = limits::Counted {
+        rules: &service.limits,
+        service: &service.name,
+        operation: operation.map(|operation| &*operation.id),
+        peer,
+        caller: caller.as_ref(),
+        hop: snapshot.hop(),
+        now,
+    };
+    if !observes {
+        limits::count(Stage::Early, &counted, live, head, None, &mut states, judge)?;
     }
 
-    /// Judges a response. `body` is complete where [`Target::wants_response_body`] asked for it.
-    ///
-    /// # Errors
-    /// `schema.response`.
-    pub fn check_response(
-        &self,
-        _status: StatusCode,
-        _headers: &HeaderMap,
-        _body: &[u8],
-        _record: &mut Record,
-    ) -> Result<(), Denial> {
-        Ok(())
+    // The user, from a credential at the edge, from the transaction token inside.
+    let user = if probe {
+        judge.skip("authn", "a probe");
+        None
+    } else {
+        identity::authenticate(snapshot, live, local, service, head, judge, now)?
+    };
+
+    // Values are decoded before authorization, which reads them, but a violation is only reported
+    // after it: who may not call an operation learns nothing about its parameters.
+    let mut values = Values::default();
+    let violation = matched
+        .as_ref()
+        .filter(|_| !observes)
+        .and_then(|matched| matched.decode(head, &mut values).err());
+
+    // Both questions, the user's first; those that read the body wait for it.
+    let questions = Questions {
+        hop: snapshot.hop(),
+        source_ip: judge.record().source_ip,
+        user: user.as_ref(),
+        caller: caller.as_ref(),
+    };
+    let deferred = match operation {
+        Some(operation) if !observes => {
+            let asked = questions.plan(snapshot, service, operation);
+            questions.ask(asked, operation, &values, violation.as_ref(), judge, now)?
+        }
+        Some(_) | None => question::Asked::default(),
+    };
+
+    // What the specification says about parameters, content type and upgrades.
+    let rule = match &matched {
+        Some(matched) if !observes => {
+            matched.check_head(&called, &canonical, head, has_body, violation, judge)?
+        }
+        Some(_) | None => crate::schema::BodyRule::Unchecked,
+    };
+
+    // A limit by user counts only what that user was permitted to do, so nobody else can use it up.
+    if !observes {
+        let user = user.as_ref();
+        limits::count(Stage::Late, &counted, live, head, user, &mut states, judge)?;
     }
-}
+    crate::limit::state_headers(&states, response_headers);
 
-/// How the body must be handled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BodyPlan {
-    /// Nothing reaches upstream before all of it was judged; at most so many bytes.
-    Buffer(u64),
-    /// It may stream; at most so many bytes (`request.too_large` ends it).
-    Stream(u64),
-}
-
-impl BodyCheck {
-    /// How the body must be handled.
-    pub fn plan(&self) -> BodyPlan {
-        BodyPlan::Buffer(0)
-    }
-
-    /// Where it goes if permitted.
-    pub fn target(&self) -> &Target {
-        &self.target
-    }
-
-    /// Judges a complete body ([`BodyPlan::Buffer`]).
-    ///
-    /// # Errors
-    /// The denial.
-    pub fn finish(self, _body: &Bytes, _record: &mut Record, _now: Now) -> Result<Permit, Denial> {
-        Err(Denial::new(testudo_model::Reason::NotReady, "no checks"))
-    }
-
-    /// Permits streaming ([`BodyPlan::Stream`]); the caller enforces the cap as bytes pass.
-    ///
-    /// # Errors
-    /// The denial, if the plan is not to stream.
-    pub fn stream(self, _record: &mut Record) -> Result<Permit, Denial> {
-        Err(Denial::new(testudo_model::Reason::NotReady, "no checks"))
-    }
-}
-
-/// Proof that guard permitted this request. Only guard can make one.
-pub struct Permit {
-    target: Target,
-}
-
-impl Permit {
-    /// Where the request goes.
-    pub fn target(&self) -> &Target {
-        &self.target
-    }
+    // The credential has done its work; the service gets it only if the bundle says so.
+    identity::strip_credential(snapshot, service, head);
+    let target = target.complete(
+        operation.cloned(),
+        user.clone(),
+        canonical.websocket,
+        response_headers,
+    );
+    target.prepare_request(head);
+    let body = BodyCheck::new(target, rule, values, deferred, &questions, judge.mode());
+    Ok(HeadOutcome::Continue(Box::new(body)))
 }

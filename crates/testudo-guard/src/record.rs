@@ -50,7 +50,7 @@ pub struct Denial {
     /// For the decision log. Never holds a credential or a body.
     pub detail: Cow<'static, str>,
     /// Response headers that belong to it: `WWW-Authenticate`, `Retry-After`, `RateLimit`, `Allow`, CORS.
-    pub headers: HeaderMap,
+    pub headers: Box<HeaderMap>,
     /// The line that decided, where one did.
     pub policy: Option<PolicyRef>,
 }
@@ -62,7 +62,7 @@ impl Denial {
             reason,
             status: reason.status(),
             detail: detail.into(),
-            headers: HeaderMap::new(),
+            headers: Box::default(),
             policy: None,
         }
     }

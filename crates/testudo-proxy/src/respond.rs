@@ -54,7 +54,7 @@ pub(crate) fn denial(denial: Denial, wire: Wire, request_id: &str) -> Response<O
         Wire::Grpc => trailers_only(denial.reason),
     };
     let headers = response.headers_mut();
-    for (name, value) in &denial.headers {
+    for (name, value) in denial.headers.iter() {
         headers.append(name, value.clone());
     }
     headers.insert(
