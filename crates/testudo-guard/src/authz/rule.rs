@@ -94,9 +94,12 @@ impl Rule {
 
     /// Whether its scope admits this operation, whoever calls it.
     pub fn covers(&self, names: &ActionNames) -> bool {
-        self.only.as_ref().is_none_or(|only| *only == names.service)
-            && self.covers_action(names)
-            && self.covers_resource(&names.service)
+        self.only.as_ref().is_none_or(|only| *only == names.service) && self.scope_covers(names)
+    }
+
+    /// The same whatever folder it is in.
+    pub fn scope_covers(&self, names: &ActionNames) -> bool {
+        self.covers_action(names) && self.covers_resource(&names.service)
     }
 
     fn covers_action(&self, names: &ActionNames) -> bool {
