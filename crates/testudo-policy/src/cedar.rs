@@ -6,7 +6,6 @@
 //! ([`testudo_guard::authz`]).
 
 mod can;
-mod dead_ends;
 mod lint;
 mod schema;
 mod source;
@@ -28,7 +27,6 @@ use crate::config::Config;
 use crate::diagnostic::{Diagnostics, Span};
 
 pub use can::{Answer, Principal, Question, QuestionError};
-pub use dead_ends::dead_ends;
 
 use source::Source;
 use vocabulary::Vocabulary;
@@ -49,11 +47,6 @@ struct CompiledPolicy {
 }
 
 impl CompiledPolicy {
-    /// The whole policy.
-    fn span(&self) -> Span {
-        self.source.span_of(self.rule.policy.loc())
-    }
-
     /// Its first word, for messages about the policy as a whole.
     fn head(&self) -> Span {
         self.source.head_of(self.rule.policy.loc())
@@ -74,7 +67,7 @@ pub fn compile(
     diagnostics: &mut Diagnostics,
 ) -> Compiled {
     let policies = source::read(bundle, config, diagnostics);
-    let vocabulary = Vocabulary::of(bundle, config);
+    let vocabulary = Vocabulary::of(config);
     let compiled = Compiled {
         rules: policies.iter().map(|policy| policy.rule.clone()).collect(),
         directory: directory(config, diagnostics),

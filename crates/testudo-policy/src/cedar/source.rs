@@ -58,17 +58,34 @@ impl Source {
         loc.map_or_else(|| self.span(0, 1), |loc| self.span(loc.start(), loc.end()))
     }
 
-    /// The first word there.
+    /// `permit` or `forbid` there: annotations stand before it.
     pub(super) fn head_of(&self, loc: Option<&Loc>) -> Span {
         let Some(loc) = loc else {
             return self.span(0, 1);
         };
-        // Annotations stand before `permit` and `forbid`, and a comment may stand between.
         let text = self.text.get(loc.start()..loc.end()).unwrap_or("");
+        let start = effect_offset(text);
         let word = text
-            .find(|character: char| !character.is_alphanumeric())
-            .unwrap_or(text.len());
-        self.span(loc.start(), loc.start() + word.max(1))
+            .get(start..)
+            .and_then(|rest| rest.find(|character: char| !character.is_alphanumeric()))
+            .unwrap_or(1);
+        self.span(loc.start() + start, loc.start() + start + word.max(1))
+    }
+
+    /// What stands behind the scope of a policy: its clauses and the semicolon.
+    pub(super) fn behind_scope(policy: &str) -> &str {
+        let start = effect_offset(policy);
+        policy
+            .get(start..)
+            .and_then(|text| text.split_once('('))
+            .map_or("", |(_, scope)| after_parenthesis(scope))
+    }
+
+    /// Where the last `operator` before `end` stands, if nothing but spaces is between them.
+    pub(super) fn operator_before(&self, end: usize, operator: &str) -> Option<Span> {
+        let text = self.text.get(..end)?.trim_end();
+        let start = text.strip_suffix(operator)?.len();
+        Some(self.span(start, text.len()))
     }
 
     /// The text at a place that Cedar gives.
@@ -76,6 +93,55 @@ impl Source {
         loc.and_then(|loc| self.text.get(loc.start()..loc.end()))
             .unwrap_or("")
     }
+}
+
+/// The offset of the effect in a policy's text: behind annotations, comments and spaces.
+fn effect_offset(text: &str) -> usize {
+    let mut rest = text;
+    loop {
+        rest = rest.trim_start();
+        if let Some(comment) = rest.strip_prefix("//") {
+            rest = comment.split_once('\n').map_or("", |(_, rest)| rest);
+        } else if let Some(annotation) = rest.strip_prefix('@') {
+            rest = after_annotation(annotation);
+        } else {
+            return if rest.is_empty() {
+                0
+            } else {
+                text.len() - rest.len()
+            };
+        }
+    }
+}
+
+/// What follows `name` or `name("text")`.
+fn after_annotation(text: &str) -> &str {
+    let name = text
+        .find(|character: char| !character.is_alphanumeric() && character != '_')
+        .unwrap_or(text.len());
+    let rest = text.get(name..).unwrap_or("").trim_start();
+    rest.strip_prefix('(').map_or(rest, after_parenthesis)
+}
+
+/// What follows the parenthesis that closes the one just opened.
+fn after_parenthesis(text: &str) -> &str {
+    let mut open = 1;
+    let mut in_string = false;
+    let mut escaped = false;
+    for (offset, character) in text.char_indices() {
+        match character {
+            _ if escaped => escaped = false,
+            '\\' if in_string => escaped = true,
+            '"' => in_string = !in_string,
+            '(' if !in_string => open += 1,
+            ')' if !in_string => open -= 1,
+            _ => {}
+        }
+        if open == 0 {
+            return text.get(offset + 1..).unwrap_or("");
+        }
+    }
+    ""
 }
 
 fn number(value: usize) -> u32 {

@@ -1,20 +1,14 @@
 //! Did you mean.
 
+use crate::config::did_you_mean;
+
 /// The candidate that is closest to what was written, if it is close enough to have been meant.
 pub(super) fn nearest<'a>(
     written: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
-    let lower = written.to_lowercase();
-    candidates
-        .into_iter()
-        .map(|candidate| {
-            let distance = strsim::damerau_levenshtein(&lower, &candidate.to_lowercase());
-            (distance, candidate)
-        })
-        .filter(|(distance, candidate)| *distance <= candidate.chars().count().max(3) / 3)
-        .min()
-        .map(|(_, candidate)| candidate)
+    let candidates: Vec<&str> = candidates.into_iter().collect();
+    did_you_mean(written, &candidates)
 }
 
 /// `a, b and 3 more`.

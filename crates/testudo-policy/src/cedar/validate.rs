@@ -136,8 +136,8 @@ impl Reporter<'_> {
         let (of, path) = match access {
             AttributeAccess::Context(action, path) => (Of::Operation(id_of(action)), path),
             AttributeAccess::EntityLUB(lub, path) => {
-                let names: Vec<String> = lub.iter().map(ToString::to_string).collect();
-                (Of::Entity(names.join(" or ")), path)
+                let name = lub.get_single_entity().map(ToString::to_string);
+                (Of::Entity(name.unwrap_or_default()), path)
             }
             AttributeAccess::Other(path) => (Of::Other, path),
         };
@@ -226,7 +226,7 @@ impl Reporter<'_> {
         }
         let what = match group {
             "headers" => "declared header",
-            "body" => "body field that policies can read",
+            "body" => "body field",
             _ => "parameter",
         };
         let known = self.known(&operations, group);
@@ -587,5 +587,6 @@ fn without_policy(message: &str) -> String {
         .strip_prefix("for policy `")
         .and_then(|rest| rest.split_once('`'))
         .map(|(_, rest)| rest.trim_start_matches([',', ':', ' ']));
-    rest.unwrap_or(message).to_owned()
+    rest.unwrap_or(message)
+        .replace("__cedar::internal::AnyEntity", "an entity")
 }

@@ -1,6 +1,7 @@
 //! Policies that are well-formed and do nothing, or more than they seem to.
 
-use testudo_guard::authz::{ActionNames, Who};
+use cedar_policy_core::ast::{ActionConstraint, EntityReference, PrincipalOrResourceConstraint};
+use testudo_guard::authz::{ActionNames, GATEWAY, Who};
 use testudo_guard::schema::Undocumented;
 use testudo_guard::snapshot::UserRule;
 
@@ -8,7 +9,7 @@ use super::{Context, Wrong};
 use crate::api::{ApiModel, OperationModel};
 use crate::cedar::CompiledPolicy;
 use crate::cedar::suggest::list;
-use crate::diagnostic::Diagnostics;
+use crate::diagnostic::{Diagnostics, Fix};
 
 /// Reports them; nothing is said about policies that have a mistake already.
 pub(in crate::cedar) fn effects(
@@ -49,6 +50,9 @@ fn outside_its_folder(
     let Some(only) = &policy.rule.only else {
         return false;
     };
+    if !context.config.services.contains_key(only) {
+        return true; // `source` says so.
+    }
     let others = |api: &ApiModel| {
         let undocumented = ActionNames::undocumented(&api.service);
         let operation = api
@@ -89,12 +93,15 @@ fn never(
     covered: &[(&ApiModel, &OperationModel)],
     diagnostics: &mut Diagnostics,
 ) -> bool {
+    if is_with_group(policy, diagnostics) {
+        return true;
+    }
     if policy.rule.who == Who::Nobody {
         diagnostics.error(
             "policy.never",
             &policy.head(),
             "no principal can match: users are in Role, services in ServiceRole",
-            "roles have members (`in`), they are not principals (`==`)".to_owned(),
+            "write `principal in Role::\"…\"` or `principal in ServiceRole::\"…\"`".to_owned(),
         );
         return true;
     }
@@ -132,6 +139,47 @@ fn never(
         ),
     };
     diagnostics.error("policy.never", &policy.head(), message, hint);
+    true
+}
+
+/// `==` with something that has members: only `in` reaches them.
+fn is_with_group(policy: &CompiledPolicy, diagnostics: &mut Diagnostics) -> bool {
+    let rule = &policy.rule.policy;
+    let principal = rule.principal_constraint();
+    let role = match principal.as_inner() {
+        PrincipalOrResourceConstraint::Eq(EntityReference::EUID(uid)) => Some(uid).filter(|uid| {
+            matches!(
+                uid.entity_type().to_string().as_str(),
+                "Role" | "ServiceRole"
+            )
+        }),
+        _ => None,
+    };
+    let group = match rule.action_constraint() {
+        ActionConstraint::Eq(uid) => Some(uid).filter(|uid| {
+            let id: &str = uid.eid().as_ref();
+            matches!(id.rsplit(':').next(), Some("read" | "write" | "*"))
+        }),
+        _ => None,
+    };
+    let Some(uid) = role.or(group) else {
+        return false;
+    };
+    let place = uid
+        .loc()
+        .and_then(|loc| policy.source.operator_before(loc.start(), "=="));
+    diagnostics.error(
+        "policy.never",
+        &place.clone().unwrap_or_else(|| policy.head()),
+        format!("nothing is {uid} itself: it has members"),
+        format!("in {uid}"),
+    );
+    if let (Some(last), Some(span)) = (diagnostics.list.last_mut(), place) {
+        last.fix = Some(Fix {
+            span,
+            replacement: "in".to_owned(),
+        });
+    }
     true
 }
 
@@ -173,7 +221,7 @@ fn never_asked(
         rule.who,
         Who::Users | Who::User(_) | Who::Role(_) | Who::Anonymous
     );
-    if rule.who == Who::Service(testudo_guard::authz::GATEWAY.into()) && !rule.forbids() {
+    if rule.who == Who::Service(GATEWAY.into()) && !rule.forbids() {
         diagnostics.warning(
             "policy.never",
             &policy.head(),
