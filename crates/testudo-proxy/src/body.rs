@@ -6,13 +6,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use testudo_guard::Denial;
+use testudo_guard::{Denial, normalize};
 use testudo_model::Reason;
 use tokio::time::{Instant, Sleep};
 
+use crate::io::Active;
 use crate::observation::{Observation, Transfer};
 use crate::upstream::Lease;
 
@@ -54,9 +55,16 @@ pub(crate) async fn read_whole(
         let wait = deadline.min(Instant::now() + idle);
         let next = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
         let frame = match tokio::time::timeout_at(wait, next).await {
-            Err(_) => return Err(Denial::new(Reason::RequestTimeout, "the body did not arrive in time")),
+            Err(_) => {
+                return Err(Denial::new(
+                    Reason::RequestTimeout,
+                    "the body did not arrive in time",
+                ));
+            }
             Ok(None) => return Ok((chunks.finish(), trailers)),
-            Ok(Some(Err(_))) => return Err(Denial::new(Reason::RequestMalformed, "the body broke off")),
+            Ok(Some(Err(_))) => {
+                return Err(Denial::new(Reason::RequestMalformed, "the body broke off"));
+            }
             Ok(Some(Ok(frame))) => frame,
         };
         match frame.into_data() {
@@ -74,7 +82,10 @@ pub(crate) async fn read_whole(
 }
 
 fn too_large(limit: u64) -> Denial {
-    Denial::new(Reason::RequestTooLarge, format!("the body is over {limit} bytes"))
+    Denial::new(
+        Reason::RequestTooLarge,
+        format!("the body is over {limit} bytes"),
+    )
 }
 
 /// One chunk stays as it is; several are joined.
@@ -105,45 +116,10 @@ impl Chunks {
     }
 }
 
-/// Trailers are headers that come late: what could pass for ours, or for another name in disguise
-/// (`_` counts as `-`), or frames or routes the message is taken out (RFC 9110 §6.5.1).
-pub(crate) fn filter_trailers(trailers: HeaderMap) -> HeaderMap {
-    let mut kept = HeaderMap::with_capacity(trailers.len());
-    for (name, value) in &trailers {
-        if !is_forbidden_trailer(name) {
-            kept.append(name, value.clone());
-        }
-    }
-    kept
-}
-
-fn is_forbidden_trailer(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    name.contains('_')
-        || name.starts_with("x-testudo-")
-        || name.starts_with("x-forwarded-")
-        || matches!(
-            name,
-            "transfer-encoding"
-                | "content-length"
-                | "content-encoding"
-                | "content-type"
-                | "content-range"
-                | "trailer"
-                | "host"
-                | "te"
-                | "connection"
-                | "upgrade"
-                | "authorization"
-                | "cookie"
-                | "set-cookie"
-                | "txn-token"
-                | "x-request-id"
-                | "x-api-key"
-                | "traceparent"
-                | "tracestate"
-                | "forwarded"
-        )
+/// Trailers without what belongs into a head, and what is ours to say.
+fn filter_trailers(mut trailers: HeaderMap) -> HeaderMap {
+    normalize::trailers(&mut trailers);
+    trailers
 }
 
 /// A request body on its way upstream.
@@ -184,7 +160,11 @@ impl Body for RequestBody {
                 if !bytes.is_empty() {
                     return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
                 }
-                Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
+                Poll::Ready(
+                    trailers
+                        .take()
+                        .map(|trailers| Ok(Frame::trailers(trailers))),
+                )
             }
             RequestBody::Stream(stream) => stream.poll_frame(cx),
         }
@@ -217,7 +197,13 @@ pub(crate) struct StreamBody {
 }
 
 impl StreamBody {
-    pub(crate) fn new(incoming: Incoming, limit: u64, idle: Duration, transfer: Rc<Transfer>) -> Self {
+    pub(crate) fn new(
+        incoming: Incoming,
+        limit: u64,
+        idle: Duration,
+        transfer: Rc<Transfer>,
+    ) -> Self {
+        transfer.streaming.set(true);
         StreamBody {
             incoming,
             limit,
@@ -227,14 +213,20 @@ impl StreamBody {
         }
     }
 
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Pending => {
                 ready!(self.timer.as_mut().poll(cx));
                 self.transfer.failure.set(Some(Reason::RequestTimeout));
                 return Poll::Ready(Some(Err(BodyError::Stalled)));
             }
-            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Ready(None) => {
+                self.transfer.streaming.set(false);
+                return Poll::Ready(None);
+            }
             Poll::Ready(Some(Err(error))) => {
                 self.transfer.failure.set(Some(Reason::RequestMalformed));
                 return Poll::Ready(Some(Err(BodyError::Broken(error))));
@@ -242,6 +234,7 @@ impl StreamBody {
             Poll::Ready(Some(Ok(frame))) => frame,
         };
         self.timer.as_mut().reset(Instant::now() + self.idle);
+        self.transfer.streaming.set(!self.incoming.is_end_stream());
         match frame.into_data() {
             Ok(data) => {
                 let length = self.transfer.bytes_in.get() + data.len() as u64;
@@ -266,6 +259,7 @@ impl StreamBody {
 pub(crate) struct ResponseBody {
     kind: Kind,
     observation: Option<Box<Observation>>,
+    active: Option<Active>,
 }
 
 enum Kind {
@@ -284,6 +278,7 @@ impl ResponseBody {
         ResponseBody {
             kind,
             observation: None,
+            active: None,
         }
     }
 
@@ -292,13 +287,15 @@ impl ResponseBody {
         ResponseBody {
             kind: Kind::Upstream(Box::new(body)),
             observation: None,
+            active: None,
         }
     }
 
-    /// The observation that ends with it.
+    /// What ends with it: the observation, and the connection's work on this request.
     #[must_use]
-    pub(crate) fn observed(mut self, observation: Box<Observation>) -> Self {
+    pub(crate) fn observed(mut self, observation: Box<Observation>, active: Active) -> Self {
         self.observation = Some(observation);
+        self.active = Some(active);
         self
     }
 }
@@ -316,7 +313,9 @@ impl Body for ResponseBody {
             Kind::Whole(bytes, _) if !bytes.is_empty() => {
                 Some(Ok(Frame::data(std::mem::take(bytes))))
             }
-            Kind::Whole(_, trailers) => trailers.take().map(|trailers| Ok(Frame::trailers(trailers))),
+            Kind::Whole(_, trailers) => trailers
+                .take()
+                .map(|trailers| Ok(Frame::trailers(trailers))),
             Kind::Upstream(body) => ready!(body.poll_frame(cx)),
         };
         if let (Some(observation), Some(Ok(frame))) = (&mut self.observation, &frame)
@@ -326,6 +325,7 @@ impl Body for ResponseBody {
         }
         if frame.is_none() {
             self.observation = None;
+            self.active = None;
         }
         Poll::Ready(frame)
     }
@@ -373,7 +373,10 @@ impl UpstreamBody {
     }
 
     /// Reads it whole, at most `limit` bytes; `Err`: what came of it, where it is longer or breaks.
-    pub(crate) async fn read_whole(mut self, limit: usize) -> Result<(Bytes, Option<HeaderMap>), BodyError> {
+    pub(crate) async fn read_whole(
+        mut self,
+        limit: usize,
+    ) -> Result<(Bytes, Option<HeaderMap>), BodyError> {
         let mut chunks = Chunks::default();
         let (mut length, mut trailers) = (0, None);
         loop {
@@ -402,7 +405,10 @@ impl UpstreamBody {
         }
     }
 
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(expires) = &mut self.expires
             && expires.as_mut().poll(cx).is_ready()
         {
@@ -430,18 +436,6 @@ impl UpstreamBody {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn trailers_that_could_pass_for_ours_are_dropped() {
-        let mut trailers = HeaderMap::new();
-        for name in ["grpc-status", "x-testudo-user", "x_testudo_user", "txn-token", "checksum"] {
-            trailers.append(name, "1".parse().unwrap());
-        }
-        let kept = filter_trailers(trailers);
-        let mut names: Vec<_> = kept.keys().map(HeaderName::as_str).collect();
-        names.sort_unstable();
-        assert_eq!(names, ["checksum", "grpc-status"]);
-    }
 
     #[test]
     fn chunks_are_joined_in_order() {

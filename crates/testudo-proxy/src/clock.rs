@@ -1,41 +1,36 @@
 //! The one place of the data plane that reads clocks.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use testudo_guard::Now;
 
-/// Both clocks of this process.
+/// Both clocks of this process. The wall clock never runs back while the process lives.
 #[derive(Debug)]
 pub struct Clock {
-    started: (Duration, Duration),
+    wall: Arc<testudo_identity::Clock>,
 }
 
 impl Clock {
     /// Starts from the system's clock.
     pub fn start() -> Self {
         Clock {
-            started: (wall(), monotonic()),
+            wall: Arc::new(testudo_identity::Clock::system()),
         }
+    }
+
+    /// The wall clock alone; the one by which certificates are judged too.
+    pub fn wall(&self) -> &Arc<testudo_identity::Clock> {
+        &self.wall
     }
 
     /// Both times, as guard wants them.
     pub fn now(&self) -> Now {
-        let (started, since) = self.started;
-        let monotonic = monotonic();
         Now {
-            // Setting the clock back must not bring expired credentials back to life.
-            wall: wall().max(started + monotonic.saturating_sub(since)),
-            monotonic,
+            wall: self.wall.now(),
+            monotonic: monotonic(),
         }
     }
-}
-
-#[allow(clippy::disallowed_methods)] // the edge of the program, where `Now` is made
-fn wall() -> Duration {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default()
 }
 
 /// Since this process first asked. Also guard's stopwatch.

@@ -17,9 +17,16 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio_util::task::TaskTracker;
 
+use crate::connection;
 use crate::drain::Phase;
 use crate::listener::Bound;
 use crate::shared::Shared;
+use crate::tasks::Panics;
+use crate::tls::EdgeConfig;
+use crate::upstream::Upstreams;
+
+/// How often a core looks after what requests do not.
+const UPKEEP: Duration = Duration::from_secs(2);
 
 /// Which side of a proxy a connection came in on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,12 +45,16 @@ pub(crate) struct Assignment {
     pub(crate) socket: Bound,
 }
 
+type SnapshotCache = Cache<Arc<ArcSwapOption<Snapshot>>, Option<Arc<Snapshot>>>;
+
 /// What the connections of one data thread have in common.
 pub(crate) struct Core {
     pub(crate) shared: Arc<Shared>,
     /// Guard's caches of this core.
     pub(crate) local: RefCell<Local>,
-    snapshot: RefCell<Cache<Arc<ArcSwapOption<Snapshot>>, Option<Arc<Snapshot>>>>,
+    snapshot: RefCell<SnapshotCache>,
+    pub(crate) edge_tls: EdgeConfig,
+    pub(crate) upstreams: Upstreams,
     /// Connections, tunnels and everything else that a drain waits for.
     pub(crate) tracker: TaskTracker,
 }
@@ -53,6 +64,8 @@ impl Core {
         Rc::new(Core {
             local: RefCell::default(),
             snapshot: RefCell::new(Cache::new(shared.installed.snapshot.clone())),
+            edge_tls: EdgeConfig::default(),
+            upstreams: Upstreams::default(),
             tracker: TaskTracker::new(),
             shared,
         })
@@ -61,6 +74,11 @@ impl Core {
     /// The snapshot in force; one comparison unless it was just swapped.
     pub(crate) fn snapshot(&self) -> Option<Arc<Snapshot>> {
         self.snapshot.borrow_mut().load().clone()
+    }
+
+    /// For hyper's own tasks.
+    pub(crate) fn executor(&self) -> LocalExecutor {
+        LocalExecutor::new(&self.shared.panics)
     }
 
     /// Runs a task that a drain waits for; its panic is counted and ends nothing else.
@@ -87,6 +105,11 @@ pub(crate) fn run(shared: &Arc<Shared>, assignments: mpsc::Receiver<Assignment>)
 
 async fn serve(core: Rc<Core>, mut assignments: mpsc::Receiver<Assignment>) {
     let drain = core.shared.drain.clone();
+    drop(
+        core.shared
+            .panics
+            .spawn_local("upkeep", upkeep(core.clone())),
+    );
     let mut listeners = Vec::new();
     loop {
         let assignment = tokio::select! {
@@ -103,6 +126,17 @@ async fn serve(core: Rc<Core>, mut assignments: mpsc::Receiver<Assignment>) {
     tokio::select! {
         () = core.tracker.wait() => {}
         () = drain.reached(Phase::Forced) => {}
+    }
+}
+
+/// Closes upstream connections that nobody uses, and lets go of a snapshot that was replaced while
+/// nothing was asked.
+async fn upkeep(core: Rc<Core>) {
+    loop {
+        tokio::time::sleep(UPKEEP).await;
+        core.upstreams
+            .sweep(core.shared.clock.wall().unix_seconds());
+        drop(core.snapshot());
     }
 }
 
@@ -188,5 +222,34 @@ fn connect(core: &Rc<Core>, side: Side, accepted: Accepted) {
         tracing::debug!(?address, "too many connections");
         return;
     };
-    let _ = (side, place);
+    match accepted {
+        Accepted::Tcp(stream, address) => {
+            let task = connection::serve_tcp(core.clone(), side, stream, address.ip(), place);
+            core.spawn("connection", task);
+        }
+        Accepted::Unix(stream) => {
+            let task = connection::serve_unix(core.clone(), side, stream, place);
+            core.spawn("connection", task);
+        }
+    }
+}
+
+/// Runs hyper's own tasks on this thread.
+#[derive(Clone)]
+pub(crate) struct LocalExecutor(Panics);
+
+impl LocalExecutor {
+    pub(crate) fn new(panics: &Panics) -> Self {
+        LocalExecutor(panics.clone())
+    }
+}
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    fn execute(&self, task: F) {
+        drop(self.0.spawn_local("http2-stream", task));
+    }
 }

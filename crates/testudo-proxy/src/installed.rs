@@ -1,23 +1,32 @@
 //! What control has given this proxy and what is in force now: the snapshot, where services are, keys,
 //! revocations and the proxy's own identity. The control link fills it; requests only read it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use rustls::sign::CertifiedKey;
+use testudo_guard::authn::TxnSigner;
 use testudo_guard::{Live, Snapshot};
+use testudo_identity::MeshTls;
 use tokio::sync::watch;
 
 use crate::addresses::Addresses;
 
 /// Everything in force. Each part is swapped whole; a request reads each at most once.
 pub struct Installed {
-    /// The compiled revision; `None`: nothing is served (`not_ready`).
+    /// The compiled revision; empty: nothing is served (`not_ready`). Replace it with [`Installed::install_snapshot`].
     pub snapshot: Arc<ArcSwapOption<Snapshot>>,
-    /// Where services are.
+    /// Where services are. Replace it with [`Installed::install_addresses`].
     pub addresses: ArcSwap<Addresses>,
-    /// Keys, revocations and limits.
+    /// Keys, revocations and limits. Call [`Installed::changed`] after storing.
     pub live: Arc<Live>,
+    /// The edge certificate from the mesh's CA, for gateways whose bundle names none.
+    pub edge_key: ArcSwapOption<CertifiedKey>,
+    /// The key that a gateway signs transaction tokens with, once control has published it.
+    pub txn_signer: ArcSwapOption<TxnSigner>,
+    mesh: OnceLock<Arc<MeshTls>>,
     changes: watch::Sender<u64>,
+    retired: Mutex<Vec<Arc<Snapshot>>>,
 }
 
 impl Default for Installed {
@@ -26,17 +35,32 @@ impl Default for Installed {
             snapshot: Arc::new(ArcSwapOption::empty()),
             addresses: ArcSwap::default(),
             live: Arc::new(Live::default()),
+            edge_key: ArcSwapOption::empty(),
+            txn_signer: ArcSwapOption::empty(),
+            mesh: OnceLock::new(),
             changes: watch::Sender::new(0),
+            retired: Mutex::default(),
         }
     }
 }
 
 impl Installed {
-    /// Puts a snapshot in force, for all cores at once. The old one is dropped by whoever used it last,
-    /// but never on a data thread: each core hands its cached one back (see `Core::snapshot`).
+    /// Puts a snapshot in force, for all cores at once.
     pub fn install_snapshot(&self, snapshot: Arc<Snapshot>) {
-        self.snapshot.store(Some(snapshot));
+        if let Some(old) = self.snapshot.swap(Some(snapshot)) {
+            // Dropping a snapshot takes long. Held here, it is never dropped by a data thread.
+            self.retired
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(old);
+        }
         self.changed();
+    }
+
+    /// Drops snapshots that no core holds any more. For the control thread, now and then.
+    pub(crate) fn drop_retired(&self) {
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
     }
 
     /// Replaces all addresses.
@@ -45,8 +69,19 @@ impl Installed {
         self.changed();
     }
 
-    /// Says that something in here changed, so that long-lived connections are judged again. Whoever
-    /// stores into [`Live`] calls this afterwards.
+    /// Mutual TLS of this mesh, once the trust domain is known. The first one stays; identity, roots and
+    /// revocations are swapped inside it ([`Installed::changed`] afterwards).
+    pub fn set_mesh(&self, mesh: Arc<MeshTls>) {
+        let _ = self.mesh.set(mesh);
+        self.changed();
+    }
+
+    /// Mutual TLS of this mesh.
+    pub fn mesh(&self) -> Option<&Arc<MeshTls>> {
+        self.mesh.get()
+    }
+
+    /// Says that something in here changed, so that open connections are judged again.
     pub fn changed(&self) {
         self.changes.send_modify(|generation| *generation += 1);
     }

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 /// When something last happened on a connection. Milliseconds since it began; zero: not now.
 #[derive(Debug)]
@@ -92,6 +93,23 @@ impl Activity {
     }
 }
 
+/// A request that a connection is busy with.
+pub(crate) struct Active(Arc<Activity>);
+
+impl Active {
+    /// Its head is complete.
+    pub(crate) fn begin(activity: &Arc<Activity>) -> Self {
+        activity.request_begins();
+        Active(activity.clone())
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.request_ends();
+    }
+}
+
 /// A stream whose activity is remembered.
 pub(crate) struct Watched<S> {
     stream: S,
@@ -152,5 +170,154 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+/// RFC 9113 §3.4: how a client that knows beforehand begins HTTP/2.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The first bytes of a connection without TLS.
+pub(crate) struct Opening {
+    /// What was read.
+    pub(crate) bytes: Bytes,
+    /// Whether it is HTTP/2's preface.
+    pub(crate) http2: bool,
+}
+
+/// Reads until it is clear whether this is HTTP/2.
+pub(crate) async fn opening<S: AsyncRead + Unpin>(stream: &mut S) -> std::io::Result<Opening> {
+    let mut bytes = BytesMut::with_capacity(1024);
+    loop {
+        if stream.read_buf(&mut bytes).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        let length = bytes.len().min(PREFACE.len());
+        let same = bytes.get(..length) == PREFACE.get(..length);
+        if !same || length == PREFACE.len() {
+            return Ok(Opening {
+                bytes: bytes.freeze(),
+                http2: same,
+            });
+        }
+    }
+}
+
+/// A stream whose first bytes were read already, and are read again.
+pub(crate) struct Replayed<S> {
+    first: Bytes,
+    stream: S,
+}
+
+impl<S> Replayed<S> {
+    pub(crate) fn new(first: Bytes, stream: S) -> Self {
+        Replayed { first, stream }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Replayed<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        if self.first.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let length = self.first.len().min(buf.remaining());
+        buf.put_slice(&self.first.split_to(length));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Replayed<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    async fn open(pieces: &[&[u8]]) -> Opening {
+        let (mut client, mut server) = tokio::io::duplex(64);
+        let pieces: Vec<Vec<u8>> = pieces.iter().map(|piece| piece.to_vec()).collect();
+        let write = async move {
+            for piece in pieces {
+                client.write_all(&piece).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        };
+        let (opened, ()) = tokio::join!(opening(&mut server), write);
+        opened.unwrap()
+    }
+
+    #[tokio::test]
+    async fn http2_is_known_by_its_preface_in_any_pieces() {
+        assert!(open(&[PREFACE]).await.http2);
+        assert!(
+            open(&[b"PRI * HT", b"TP/2.0\r\n\r\nSM\r\n\r\n"])
+                .await
+                .http2
+        );
+        let opened = open(&[b"PRI", b" /x HTTP/1.1\r\n"]).await;
+        assert!(!opened.http2);
+        assert_eq!(opened.bytes, "PRI /x HTTP/1.1\r\n");
+        assert!(!open(&[b"G"]).await.http2);
+    }
+
+    #[tokio::test]
+    async fn what_was_read_is_read_again() {
+        let (client, server) = tokio::io::duplex(64);
+        let mut replayed = Replayed::new(Bytes::from_static(b"abc"), server);
+        let (mut first, mut rest) = ([0; 2], [0; 3]);
+        let mut client = client;
+        client.write_all(b"de").await.unwrap();
+        replayed.read_exact(&mut first).await.unwrap();
+        replayed.read_exact(&mut rest).await.unwrap();
+        assert_eq!((&first, &rest), (b"ab", b"cde"));
+    }
+
+    #[test]
+    fn a_request_is_neither_idle_nor_a_slow_head() {
+        let activity = Activity::new();
+        assert!(activity.idle().is_some() && activity.head().is_none());
+        activity.was_read();
+        assert!(activity.head().is_some());
+        activity.request_begins();
+        activity.was_read();
+        assert!(activity.idle().is_none() && activity.head().is_none());
+        activity.request_ends();
+        assert!(activity.idle().is_some() && activity.head().is_none());
+        activity.wrote(&Poll::<()>::Pending);
+        assert!(activity.blocked().is_some());
+        activity.wrote(&Poll::Ready(()));
+        assert!(activity.blocked().is_none());
     }
 }

@@ -4,7 +4,7 @@
 //! run a single-threaded runtime and share nothing but what [`Shared`] holds; the thread that calls
 //! [`run`] runs everything that is not a request: the control link, key sets, renewal, administration.
 //!
-//! Read [`request`] first: it is a request's whole way through a proxy.
+//! Read `request::handle` first: it is a request's whole way through a proxy.
 
 pub mod addresses;
 pub mod clock;
@@ -14,20 +14,42 @@ pub mod options;
 pub mod shared;
 
 mod admin;
+mod body;
+mod connection;
 mod core;
 mod drain;
 mod events;
+mod exchange;
+mod forwarding;
 mod io;
 mod listener;
+mod observation;
+mod outbound;
 mod request;
 mod respond;
 mod runtime;
 mod state;
 mod tasks;
+mod tls;
 mod trace;
+mod upstream;
+mod watchdog;
+mod websocket;
 
 pub use addresses::Addresses;
 pub use installed::Installed;
 pub use options::{Caps, DrainOptions, ListenAddress, ProxyOptions};
 pub use runtime::{ProxyError, prepare, run, serve};
 pub use shared::{Bound, Shared};
+
+/// An error and everything that caused it, in one line, for logs and evidence.
+pub(crate) fn error_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

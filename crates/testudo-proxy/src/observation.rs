@@ -26,13 +26,16 @@ pub(crate) struct Transfer {
     pub(crate) bytes_in: Cell<u64>,
     /// Why reading the request body ended early.
     pub(crate) failure: Cell<Option<Reason>>,
+    /// Whether more of it is to come, so that waiting for the response is not the service's fault.
+    pub(crate) streaming: Cell<bool>,
 }
 
 /// One request, from its head to the last byte of its response.
 pub(crate) struct Observation {
     core: Rc<Core>,
     side: Side,
-    started: Now,
+    /// When its head was complete.
+    pub(crate) started: Now,
     revision: u64,
     /// What the request is called.
     pub(crate) ids: Ids,
@@ -51,7 +54,14 @@ pub(crate) struct Observation {
 
 impl Observation {
     /// Begins; the head is read as it came, before anything is rewritten.
-    pub(crate) fn start(core: &Rc<Core>, side: Side, head: &Parts, ids: Ids, started: Now, revision: u64) -> Self {
+    pub(crate) fn start(
+        core: &Rc<Core>,
+        side: Side,
+        head: &Parts,
+        ids: Ids,
+        started: Now,
+        revision: u64,
+    ) -> Self {
         let host = head
             .headers
             .get(header::HOST)
@@ -125,7 +135,11 @@ impl Observation {
             revision: self.revision,
             caller: record.caller.as_ref().map(owned),
             user: record.user.as_ref().map(owned),
-            roles: record.roles.iter().flat_map(|roles| roles.iter().map(owned)).collect(),
+            roles: record
+                .roles
+                .iter()
+                .flat_map(|roles| roles.iter().map(owned))
+                .collect(),
             source_ip: record.source_ip,
             service: record.service.as_ref().map(owned),
             operation: record.operation.as_ref().map(owned),
@@ -133,14 +147,18 @@ impl Observation {
             host: std::mem::take(&mut self.host),
             path: std::mem::take(&mut self.path),
             status: self.status.map(|status| status.as_u16()),
-            verdict: if self.denied { Verdict::Deny } else { Verdict::Permit },
+            verdict: if self.denied {
+                Verdict::Deny
+            } else {
+                Verdict::Permit
+            },
             reason: record.reason,
             mode: record.mode,
             policy: record.policy,
             findings: record.findings,
             bytes_in: self.transfer.bytes_in.get(),
             bytes_out: self.bytes_out,
-            duration_us: micros(self.core.shared.clock.monotonic().saturating_sub(self.started.monotonic)),
+            duration_us: micros(crate::clock::monotonic().saturating_sub(self.started.monotonic)),
             guard_us: micros(self.guard),
             checks: record.checks.into_vec(),
         }

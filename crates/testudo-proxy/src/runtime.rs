@@ -68,8 +68,8 @@ pub fn prepare(options: ProxyOptions) -> Result<Arc<Shared>, ProxyError> {
     };
     state::prepare(&options.state_dir).map_err(state_error)?;
     let secret = state::outbound_secret(&options.state_dir).map_err(state_error)?;
-    let (events, _) = EventQueue::new();
-    Ok(Arc::new(Shared::new(options, secret, events)))
+    let (events, receiver) = EventQueue::new();
+    Ok(Arc::new(Shared::new(options, secret, events, receiver)))
 }
 
 /// Runs what [`prepare`] made, on this thread and its data threads, until it has drained.
@@ -174,6 +174,7 @@ async fn report_ready(shared: &Arc<Shared>) {
                 Err(error) => tracing::error!(%error, "cannot write ready.json"),
             }
         }
+        shared.installed.drop_retired();
         let _ = tokio::time::timeout(Duration::from_secs(1), changes.changed()).await;
     }
 }

@@ -1,7 +1,10 @@
 //! What all threads of a proxy share.
 
-use std::sync::Arc;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use testudo_model::Event;
+use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 use crate::drain::{Drain, Phase};
@@ -11,6 +14,7 @@ use crate::listener::Connections;
 use crate::options::ProxyOptions;
 use crate::state::Secret;
 use crate::tasks::Panics;
+use crate::upstream::HealthTable;
 
 /// One proxy process.
 pub struct Shared {
@@ -20,13 +24,33 @@ pub struct Shared {
     pub installed: Installed,
     /// The proxy's name, once control has given one.
     name: OnceLock<Arc<str>>,
-    pub(crate) clock: Clock,
+    /// The one clock of this process.
+    pub clock: Clock,
     pub(crate) drain: Drain,
     pub(crate) panics: Panics,
     pub(crate) connections: Connections,
     pub(crate) outbound_secret: Secret,
     pub(crate) bound: OnceLock<Bound>,
     pub(crate) events: EventQueue,
+    receiver: Mutex<Option<mpsc::Receiver<Event>>>,
+    pub(crate) health: HealthTable,
+    /// Connections to the inbound side that did not prove to be of this mesh.
+    pub(crate) refused_handshakes: Counter,
+    inbound_tls: OnceLock<Arc<rustls::ServerConfig>>,
+}
+
+/// Counts up.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// The addresses that listeners got.
@@ -43,7 +67,12 @@ pub struct Bound {
 }
 
 impl Shared {
-    pub(crate) fn new(options: ProxyOptions, outbound_secret: Secret, events: EventQueue) -> Self {
+    pub(crate) fn new(
+        options: ProxyOptions,
+        outbound_secret: Secret,
+        events: EventQueue,
+        receiver: mpsc::Receiver<Event>,
+    ) -> Self {
         let name = OnceLock::new();
         if let Some(given) = &options.name {
             let _ = name.set(Arc::from(given.as_str()));
@@ -59,6 +88,10 @@ impl Shared {
             outbound_secret,
             bound: OnceLock::new(),
             events,
+            receiver: Mutex::new(Some(receiver)),
+            health: HealthTable::default(),
+            refused_handshakes: Counter::default(),
+            inbound_tls: OnceLock::new(),
         }
     }
 
@@ -78,6 +111,29 @@ impl Shared {
     /// The addresses that listeners got, once all are bound.
     pub fn bound(&self) -> Option<&Bound> {
         self.bound.get()
+    }
+
+    /// Mutual TLS of the inbound side, once there is a mesh. Identity and roots are looked up for each
+    /// handshake, so that one configuration does for good.
+    pub(crate) fn inbound_tls(&self) -> Option<Arc<rustls::ServerConfig>> {
+        if let Some(config) = self.inbound_tls.get() {
+            return Some(config.clone());
+        }
+        match self.installed.mesh()?.server_config() {
+            Ok(config) => Some(self.inbound_tls.get_or_init(|| config).clone()),
+            Err(error) => {
+                tracing::error!(%error, "mutual TLS cannot be configured");
+                None
+            }
+        }
+    }
+
+    /// The reading end of the event queue, for the one who takes it first.
+    pub fn take_events(&self) -> Option<mpsc::Receiver<Event>> {
+        self.receiver
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     /// Begins to stop, as SIGTERM does.

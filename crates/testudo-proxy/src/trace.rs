@@ -50,6 +50,15 @@ impl Ids {
         ids
     }
 
+    /// For what the own application sends out: its trace goes on, its request id is ours to give.
+    pub(crate) fn continued(headers: &HeaderMap) -> Ids {
+        let fresh = Ids::new();
+        Ids {
+            request_id: fresh.request_id,
+            ..Ids::kept(headers)
+        }
+    }
+
     /// The same with the trace of another request, where an application passed none on.
     pub(crate) fn with_trace(mut self, trace_id: &str) -> Ids {
         self.trace_id = trace_id.into();
