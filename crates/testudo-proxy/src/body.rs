@@ -334,7 +334,7 @@ impl Body for ResponseBody {
         match &self.kind {
             Kind::Empty => true,
             Kind::Whole(bytes, trailers) => bytes.is_empty() && trailers.is_none(),
-            Kind::Upstream(body) => body.incoming.is_end_stream(),
+            Kind::Upstream(body) => body.first.is_empty() && body.incoming.is_end_stream(),
         }
     }
 
@@ -342,13 +342,23 @@ impl Body for ResponseBody {
         match &self.kind {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Whole(bytes, _) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Upstream(body) => body.incoming.size_hint(),
+            Kind::Upstream(body) => body.size_hint(),
         }
     }
 }
 
+/// What reading a response body to judge it came to.
+pub(crate) enum Read {
+    /// All of it.
+    Whole(Bytes, Option<HeaderMap>),
+    /// It is longer; nothing of it is lost.
+    Larger(UpstreamBody),
+}
+
 /// A response body that comes from upstream, with the connection that brings it.
 pub(crate) struct UpstreamBody {
+    /// What was read of it already.
+    first: Bytes,
     incoming: Incoming,
     /// Back to its pool when the body has been read to its end; closed otherwise.
     lease: Option<Lease>,
@@ -359,6 +369,7 @@ pub(crate) struct UpstreamBody {
 impl UpstreamBody {
     pub(crate) fn new(incoming: Incoming, lease: Lease) -> Self {
         let mut body = UpstreamBody {
+            first: Bytes::new(),
             incoming,
             lease: Some(lease),
             expires: None,
@@ -372,29 +383,41 @@ impl UpstreamBody {
         self.expires = Some(Box::pin(tokio::time::sleep(duration)));
     }
 
-    /// Reads it whole, at most `limit` bytes; `Err`: what came of it, where it is longer or breaks.
-    pub(crate) async fn read_whole(
-        mut self,
-        limit: usize,
-    ) -> Result<(Bytes, Option<HeaderMap>), BodyError> {
+    /// Reads it whole, if it is at most `limit` bytes long; otherwise gives back the body, complete.
+    ///
+    /// # Errors
+    /// It breaks off.
+    pub(crate) async fn read_whole(mut self, limit: u64) -> Result<Read, BodyError> {
         let mut chunks = Chunks::default();
         let (mut length, mut trailers) = (0, None);
         loop {
             let next = std::future::poll_fn(|cx| self.poll_frame(cx)).await;
             let Some(frame) = next else {
-                return Ok((chunks.finish(), trailers));
+                return Ok(Read::Whole(chunks.finish(), trailers));
             };
             match frame?.into_data() {
                 Ok(data) => {
-                    length += data.len();
-                    if length > limit {
-                        return Err(BodyError::TooLarge);
-                    }
+                    length += data.len() as u64;
                     chunks.push(data);
+                    if length > limit {
+                        self.first = chunks.finish();
+                        return Ok(Read::Larger(self));
+                    }
                 }
                 Err(frame) => trailers = frame.into_trailers().ok(),
             }
         }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.incoming.size_hint();
+        let first = self.first.len() as u64;
+        let mut hint = SizeHint::new();
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + first);
+        }
+        hint.set_lower(rest.lower() + first);
+        hint
     }
 
     fn finish_if_ended(&mut self) {
@@ -413,6 +436,9 @@ impl UpstreamBody {
             && expires.as_mut().poll(cx).is_ready()
         {
             return Poll::Ready(Some(Err(BodyError::Expired)));
+        }
+        if !self.first.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.first)))));
         }
         match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
             None => {

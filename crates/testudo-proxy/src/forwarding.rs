@@ -19,7 +19,6 @@ const USER: HeaderName = HeaderName::from_static("x-testudo-user");
 const ROLES: HeaderName = HeaderName::from_static("x-testudo-roles");
 const CALLER: HeaderName = HeaderName::from_static("x-testudo-caller");
 const TXN_TOKEN: HeaderName = HeaderName::from_static("txn-token");
-const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -40,20 +39,14 @@ pub(crate) fn prepare(
     match exchange.connection.side {
         Side::Edge => {
             came_from(exchange, &mut head.headers);
-            let users = snapshot.users.as_ref();
-            if users.is_some_and(|users| !users.forwards_credential()) {
-                head.headers.remove(header::AUTHORIZATION);
-                head.headers.remove(API_KEY);
-            }
             if target.service.plain {
                 // No sidecar will turn a token into these.
                 identify(target, exchange, &mut head.headers);
-            } else if users.is_some() {
+            } else if snapshot.users.is_some() {
                 mint(snapshot, target, exchange, &mut head.headers)?;
             }
         }
         Side::Inbound => {
-            remember(target, exchange, &head.headers);
             identify(target, exchange, &mut head.headers);
         }
         Side::Outbound => {}
@@ -160,18 +153,4 @@ fn mint(
 fn source(exchange: &Exchange) -> IpAddr {
     let socket = exchange.connection.peer.address().to_canonical();
     exchange.observation.record.source_ip.unwrap_or(socket)
-}
-
-/// Remembers the token that guard has just verified: only such may leave through outbound.
-fn remember(target: &Target, exchange: &Exchange, headers: &HeaderMap) {
-    let (Some(user), Some(token)) = (&target.user, headers.get(TXN_TOKEN)) else {
-        return;
-    };
-    let (Some(end), Ok(token)) = (user.expires, token.to_str()) else {
-        return;
-    };
-    let live = &exchange.core.shared.installed.live;
-    let trace = &exchange.observation.ids.trace_id;
-    live.token_book
-        .saw(trace, &Arc::from(token), end, exchange.observation.started);
 }

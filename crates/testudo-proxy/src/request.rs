@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, response};
 use hyper::body::{Body as _, Incoming};
-use testudo_guard::pipeline::{BodyPlan, Incoming as Arrived};
+use testudo_guard::pipeline::{BodyPlan, Incoming as Arrived, Target};
 use testudo_guard::{BodyCheck, Denial, HeadOutcome, Permit, Snapshot, check_head, normalize};
 use testudo_model::Reason;
 
-use crate::body::{RequestBody, ResponseBody, StreamBody, UpstreamBody, read_whole};
+use crate::body::{Read, RequestBody, ResponseBody, StreamBody, UpstreamBody, read_whole};
 use crate::clock;
 use crate::connection::Connection;
 use crate::core::{Core, Side};
@@ -176,46 +176,49 @@ async fn judge_response(
         .flatten();
     normalize::response_headers(&mut head.headers);
     let mut body = UpstreamBody::new(incoming, answer.lease);
+    if let Some(left) = stream_ends(target.user.as_deref(), exchange, &head.headers) {
+        body.expire_after(left);
+    }
 
     // Our own denials, further inside, keep to no specification of the application's.
-    let wanted = match &reason {
-        Some(_) => None,
-        None => target.wants_response_body(head.status, &head.headers),
-    };
-    let body = if let Some(limit) = wanted {
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let (bytes, trailers) = body.read_whole(limit).await.map_err(|error| {
-            Denial::new(
-                Reason::UpstreamInvalid,
-                format!("the response to check: {error}"),
-            )
-        })?;
-        target.check_response(
-            head.status,
-            &head.headers,
-            &bytes,
-            &mut exchange.observation.record,
-        )?;
-        ResponseBody::whole(Some(bytes), trailers)
-    } else {
-        if reason.is_none() {
-            target.check_response(
-                head.status,
-                &head.headers,
-                &[],
-                &mut exchange.observation.record,
-            )?;
-        }
-        if let Some(left) = stream_ends(target.user.as_deref(), exchange, &head.headers) {
-            body.expire_after(left);
-        }
+    let body = if reason.is_some() {
         ResponseBody::upstream(body)
+    } else {
+        judge_response_body(target, exchange, &head, body).await?
     };
     if let Some(reason) = reason {
         head.headers.insert(REASON_HEADER, reason);
     }
     head.version = http::Version::default();
     Ok(Response::from_parts(head, body))
+}
+
+/// Holds a response back where the specification is enforced for its body, and judges it.
+async fn judge_response_body(
+    target: &Target,
+    exchange: &mut Exchange,
+    head: &response::Parts,
+    body: UpstreamBody,
+) -> Result<ResponseBody, Denial> {
+    let record = &mut exchange.observation.record;
+    let Some(limit) = target.wants_response_body(head.status, &head.headers) else {
+        target.check_response(head.status, &head.headers, None, record)?;
+        return Ok(ResponseBody::upstream(body));
+    };
+    let read = body.read_whole(limit).await.map_err(|error| {
+        let detail = format!("the response to judge: {}", crate::error_text(&error));
+        Denial::new(Reason::UpstreamInvalid, detail)
+    })?;
+    match read {
+        Read::Whole(bytes, trailers) => {
+            target.check_response(head.status, &head.headers, Some(&bytes), record)?;
+            Ok(ResponseBody::whole(Some(bytes), trailers))
+        }
+        Read::Larger(body) => {
+            target.check_response(head.status, &head.headers, None, record)?;
+            Ok(ResponseBody::upstream(body))
+        }
+    }
 }
 
 /// Streams of events and messages end when the user's credential does; a download may finish.
