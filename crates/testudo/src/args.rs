@@ -3,7 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    completions, doctor, identity, launch, man, observe, policy, proxy, run, up,
+    check, completions, doctor, explain, identity, launch, man, observe, policy, proxy, run,
+    schema, up,
 };
 
 /// One policy at every hop: API gateway and service mesh security in one binary.
@@ -27,6 +28,10 @@ pub(crate) enum Command {
     Proxy(Box<proxy::Args>),
     /// Run a service with its sidecar attached
     Run(run::Args),
+    /// Is this bundle right? Every error at once
+    Check(check::Args),
+    /// What a diagnostic, a reason or a metric means and what to do
+    Explain(explain::Args),
     /// Change what the mesh enforces
     Policy(policy::Args),
     /// Live decisions as lines
@@ -35,6 +40,8 @@ pub(crate) enum Command {
     Identity(identity::Args),
     /// Is the running mesh healthy?
     Doctor(doctor::Args),
+    /// Print the JSON Schema of testudo.yaml, for editors
+    Schema(schema::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
     /// Print the manual pages

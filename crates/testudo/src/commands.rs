@@ -7,6 +7,7 @@ use crate::failure::{Failure, OrFail as _};
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod doctor;
+pub(crate) mod explain;
 pub(crate) mod identity;
 pub(crate) mod launch;
 pub(crate) mod man;
@@ -14,6 +15,7 @@ pub(crate) mod observe;
 pub(crate) mod policy;
 pub(crate) mod proxy;
 pub(crate) mod run;
+pub(crate) mod schema;
 pub(crate) mod up;
 
 /// Runs a command that waits for I/O, on this thread (see `lifeline` for why on this one).

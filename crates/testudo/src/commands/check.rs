@@ -1,64 +1,145 @@
-//! `testudo check`: is this bundle right? Every error at once.
+//! `testudo check`: is this bundle right? Every error at once, and exit 1 on errors.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use testudo_policy::bundle::Bundle;
 use testudo_policy::config::{self, Config};
 use testudo_policy::diagnostic::{Diagnostic, Diagnostics};
+use testudo_policy::render::{self, Counts, Report};
 
-use crate::failure::Failure;
-use crate::terminal;
+use crate::commands::exit_code;
+use crate::failure::{Failure, OrFail as _};
+use crate::terminal::{self, Style};
 
-/// A bundle that was read and checked.
-pub(crate) struct Checked {
-    pub(crate) bundle: Bundle,
-    config: Option<Config>,
-    diagnostics: Vec<Diagnostic>,
-    errors: bool,
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The bundle's folder
+    #[arg(default_value = ".")]
+    dir: PathBuf,
+    /// Make the changes that are called "fix" where they are certain, then check again
+    #[arg(long)]
+    fix: bool,
+    /// How to print; sarif is for code scanning, github for pull requests
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Output,
 }
 
-/// Reads and checks a folder.
-pub(crate) fn load(dir: &Path) -> Result<Checked, Failure> {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    #[default]
+    Table,
+    Json,
+    Yaml,
+    Sarif,
+    Github,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let mut found = load(&args.dir)?;
+    if args.fix {
+        let fixed = found.fix(&args.dir)?;
+        if fixed > 0 {
+            eprintln!(
+                "changed {fixed} {}",
+                if fixed == 1 { "file" } else { "files" }
+            );
+            found = load(&args.dir)?;
+        }
+    }
+    match args.output {
+        Output::Table => found.print_table()?,
+        Output::Json => terminal::line(&format!("{:#}", render::json(found.report())))?,
+        Output::Yaml => terminal::print(&terminal::yaml(&render::json(found.report())))?,
+        Output::Sarif => terminal::line(&format!("{:#}", render::sarif(found.report())))?,
+        Output::Github => terminal::print(&render::github(found.report()))?,
+    }
+    Ok(exit_code(found.is_ok()))
+}
+
+/// A bundle that was read and checked.
+pub(crate) struct Found {
+    pub(crate) bundle: Bundle,
+    checked: Checked,
+}
+
+/// Reads and checks a folder. What is wrong with it is in the result, not in the error.
+pub(crate) fn load(dir: &Path) -> Result<Found, Failure> {
+    if !dir.is_dir() {
+        return Err(Failure::usage(format!("{} is not a folder", dir.display()))
+            .hint("give the folder with testudo.yaml; `testudo init` writes one"));
+    }
+    let begun = std::time::Instant::now();
     let mut diagnostics = Diagnostics::default();
     let bundle = match testudo_policy::bundle::load(dir) {
         Ok(bundle) => bundle,
         Err(found) => {
-            diagnostics = found;
-            Bundle::default()
+            let checked = Checked {
+                diagnostics: found.sorted(),
+                config: None,
+                counts: Counts::default(),
+            };
+            return Ok(Found {
+                bundle: Bundle::default(),
+                checked,
+            });
         }
     };
     let config = config::read(&bundle, &mut diagnostics);
-    Ok(Checked {
-        bundle,
-        config,
-        errors: diagnostics.has_errors(),
+    let mut checked = Checked {
         diagnostics: diagnostics.sorted(),
-    })
+        config,
+        counts: Counts::default(),
+    };
+    checked.counts.milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(Found { bundle, checked })
 }
 
-impl Checked {
-    /// Whether it may be applied.
-    pub(crate) fn is_ok(&self) -> bool {
-        !self.errors && self.config.is_some()
+struct Checked {
+    diagnostics: Vec<Diagnostic>,
+    config: Option<Config>,
+    counts: Counts,
+}
+
+impl Found {
+    fn report(&self) -> Report<'_> {
+        Report {
+            diagnostics: &self.checked.diagnostics,
+            bundle: &self.bundle,
+            counts: self.checked.counts,
+        }
     }
 
-    /// Whether there is nothing to say.
-    pub(crate) fn is_clean(&self) -> bool {
-        self.diagnostics.is_empty()
+    /// Whether it may be applied.
+    pub(crate) fn is_ok(&self) -> bool {
+        self.report().is_ok() && self.checked.config.is_some()
+    }
+
+    /// What was found.
+    pub(crate) fn diagnostics(&self) -> &[Diagnostic] {
+        &self.checked.diagnostics
     }
 
     /// The configuration, where it may be applied.
     pub(crate) fn config(&self) -> Option<&Config> {
-        self.config.as_ref().filter(|_| !self.errors)
+        self.checked.config.as_ref().filter(|_| self.is_ok())
     }
 
     pub(crate) fn print_table(&self) -> Result<(), Failure> {
-        for diagnostic in &self.diagnostics {
-            terminal::line(&format!(
-                "{} {} {}",
-                diagnostic.code, diagnostic.span.file, diagnostic.message
-            ))?;
+        let style = render::Style {
+            colour: Style::for_stdout().is_colour(),
+            ..render::Style::default()
+        };
+        terminal::print(&render::human(self.report(), style))
+    }
+
+    /// Makes the certain fixes; how many files changed.
+    fn fix(&self, dir: &Path) -> Result<usize, Failure> {
+        let changed = testudo_policy::fix::apply(&self.bundle, &self.checked.diagnostics);
+        for (path, text) in &changed {
+            let path = dir.join(path);
+            std::fs::write(&path, text).or_fail(|| format!("cannot write {}", path.display()))?;
         }
-        Ok(())
+        Ok(changed.len())
     }
 }

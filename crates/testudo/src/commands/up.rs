@@ -29,7 +29,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
     let dir = std::fs::canonicalize(&args.dir)
         .or_fail(|| format!("cannot open {}", args.dir.display()))?;
     let checked = check::load(&dir)?;
-    if !checked.is_clean() {
+    if !checked.diagnostics().is_empty() {
         checked.print_table()?;
     }
     let Some(config) = checked.config() else {
