@@ -61,6 +61,11 @@ impl Schema {
         Schema::compile(&Json::Bool(true))
     }
 
+    /// The types that it admits, as far as they can be told from its text.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
     /// The first rule that a value breaks.
     pub(super) fn check(&self, value: &Json) -> Result<(), Broken> {
         let rule = match (&self.check, value) {
@@ -155,10 +160,10 @@ pub fn pattern(text: &str) -> Result<Regex, SchemaError> {
         message: message.to_owned(),
     };
     let translated = jsonschema_regex::to_rust_regex(text)
-        .map_err(|()| error("not a valid regular expression"))?;
+        .map_err(|()| error("it is no valid regular expression"))?;
     Regex::new(&translated).map_err(|failure| match failure {
-        regex::Error::CompiledTooBig(_) => error("a regular expression that is too large"),
-        _ => error("a regular expression with look-around, back references or invalid syntax"),
+        regex::Error::CompiledTooBig(_) => error("it is too large"),
+        _ => error("look-around, back references or invalid syntax"),
     })
 }
 
