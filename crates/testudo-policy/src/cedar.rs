@@ -6,6 +6,7 @@
 //! ([`testudo_guard::authz`]).
 
 mod can;
+mod dead_ends;
 mod lint;
 mod schema;
 mod source;
@@ -27,6 +28,7 @@ use crate::config::Config;
 use crate::diagnostic::{Diagnostics, Span};
 
 pub use can::{Answer, Principal, Question, QuestionError};
+pub use dead_ends::dead_ends;
 
 use source::Source;
 use vocabulary::Vocabulary;

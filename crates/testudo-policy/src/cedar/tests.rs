@@ -10,3 +10,4 @@
 mod answers;
 mod fixture;
 mod messages;
+mod paths;

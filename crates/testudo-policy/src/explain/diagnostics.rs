@@ -120,7 +120,10 @@ pub(super) static ALL: &[Explanation] = &[
         code: "name.reserved",
         title: "The name belongs to a part of Testudo",
         meaning: "`gateway`, `control` and `anonymous` name parts of every mesh, `undocumented` an operation of every API, and `key` the issuer of API keys' users. Another thing of that name could be mistaken for them in policies and logs.",
-        causes: &["A service or an issuer with such a name."],
+        causes: &[
+            "A service or an issuer with such a name.",
+            "An operationId `read`, `write`, `*` or `undocumented`: those are groups of operations in policies.",
+        ],
         action: "Choose another name.",
     },
     Explanation {
@@ -288,6 +291,8 @@ pub(super) static ALL: &[Explanation] = &[
         meaning: "No request can fulfil its conditions, so it permits or forbids nothing.",
         causes: &[
             "Conditions that exclude each other.",
+            "`==` with a role or a group of operations, which have members: write `in`.",
+            "A policy on users where users are not judged (`user: require` or `ignore`).",
             "A policy in a service's folder that names another service's actions.",
             "A role, a user or a service that does not exist.",
         ],
@@ -306,7 +311,7 @@ pub(super) static ALL: &[Explanation] = &[
     Explanation {
         code: "path.dead_end",
         title: "Users may start something that fails inside",
-        meaning: "A role may call an operation at the edge; the service behind it then calls another one, which that role may not. The request fails two hops in, where nobody expects it.",
+        meaning: "A policy lets a service call an operation of another service that judges users, and nobody who may enter the first may call the second. A request passes the edge and fails inside, where nobody expects it. Only permits that name the calling service count as knowledge of who calls whom, and nothing is reported where some of those who enter may go on: not every operation leads to every call.",
         causes: &[
             "A new call between services.",
             "A permit for callers without one for the users that they act for.",
