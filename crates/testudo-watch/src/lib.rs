@@ -1,5 +1,18 @@
 //! Watching the traffic: what is counted, kept and shown of decisions.
+//!
+//! Requests put their events into a bounded queue ([`EventSender`]); one thread ([`Recorder`]) takes
+//! them out and feeds [`Metrics`], the [`DecisionLog`], the [`Ring`] that `why` reads, and a bounded
+//! channel towards the control plane. A request never waits for any of this, and none of it panics or
+//! stops when a disk is full: what is lost is counted.
 
+mod decision_log;
 mod escape;
+mod metrics;
+mod recorder;
+mod ring;
 
+pub use decision_log::{DecisionLog, LogOptions};
 pub use escape::escape_for_terminal;
+pub use metrics::{ConnectionKind, Metrics};
+pub use recorder::{EventSender, Recorder, RecorderOptions};
+pub use ring::{Ring, RingOptions, RingReader};

@@ -245,7 +245,7 @@ fn documented<'a>(
     judge: &mut Judge<'_>,
 ) -> Result<Option<Matched<'a>>, Denial> {
     judge.record().operation = Some(operation.id.clone());
-    if !operation.template.contains(';') {
+    if !operation.schema.allows_semicolons() {
         refuse_path_parameters(canonical, judge)?;
     }
     judge.pass("operation", "", operation.source.as_ref());

@@ -1,0 +1,296 @@
+//! From requests to evidence: a bounded queue, and the one thread that empties it.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use testudo_model::{Event, Verdict};
+use tokio::sync::mpsc;
+
+use crate::decision_log::{DecisionLog, LogOptions};
+use crate::metrics::Metrics;
+use crate::ring::{Ring, RingOptions};
+
+/// Events that may wait; beyond that they are dropped and counted.
+const QUEUE: usize = 16_384;
+/// Events that are written at once.
+const BATCH: usize = 512;
+/// How soon a stop is noticed.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// Between batches, so that a request rarely has to wake the thread.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// What is done with events.
+pub struct RecorderOptions {
+    /// Where they are counted.
+    pub metrics: Arc<Metrics>,
+    /// The decision log's file; `None`: none is kept.
+    pub decision_log: Option<(PathBuf, LogOptions)>,
+    /// The ring's folder; `None`: none is kept.
+    pub ring: Option<(PathBuf, RingOptions)>,
+    /// Where events go on to: towards the control plane. When it is over half full only every eighth
+    /// permit is sent, and the rest of its room is left to denials.
+    pub forward: Option<mpsc::Sender<Arc<Event>>>,
+}
+
+/// The end of the queue that requests see.
+#[derive(Clone)]
+pub struct EventSender {
+    sender: SyncSender<Event>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    metrics: Arc<Metrics>,
+    dropped: AtomicU64,
+    stopping: AtomicBool,
+}
+
+/// The thread that empties the queue. Dropping it stops the thread after everything that waits.
+pub struct Recorder {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Sinks {
+    log: Option<DecisionLog>,
+    ring: Option<Ring>,
+    forward: Option<mpsc::Sender<Arc<Event>>>,
+    permits: u64,
+    lost_on_disk: u64,
+}
+
+impl Recorder {
+    /// Opens the files and starts the thread.
+    ///
+    /// # Errors
+    /// A file cannot be opened, or the thread not be started.
+    pub fn start(options: RecorderOptions) -> io::Result<(EventSender, Recorder)> {
+        let log = options
+            .decision_log
+            .map(|(path, options)| DecisionLog::open(&path, options))
+            .transpose()?;
+        let ring = options
+            .ring
+            .map(|(folder, options)| Ring::open(&folder, options))
+            .transpose()?;
+        let (sender, receiver) = sync_channel(QUEUE);
+        let shared = Arc::new(Shared {
+            metrics: options.metrics,
+            dropped: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+        });
+        let sinks = Sinks {
+            log,
+            ring,
+            forward: options.forward,
+            permits: 0,
+            lost_on_disk: 0,
+        };
+        let thread = std::thread::Builder::new()
+            .name(String::from("testudo-events"))
+            .spawn({
+                let shared = shared.clone();
+                move || run(&receiver, &shared, sinks)
+            })?;
+        let sender = EventSender {
+            sender,
+            shared: shared.clone(),
+        };
+        let recorder = Recorder {
+            shared,
+            thread: Some(thread),
+        };
+        Ok((sender, recorder))
+    }
+
+    /// Records everything that waits, and ends.
+    pub fn stop(mut self) {
+        self.join();
+    }
+
+    fn join(&mut self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that records events panicked");
+        }
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+impl EventSender {
+    /// Queues an event, or counts it as dropped: a request never waits for its evidence.
+    pub fn send(&self, event: Event) {
+        if self.sender.try_send(event).is_err() {
+            self.shared.drop_events(1);
+        }
+    }
+
+    /// How many events were lost so far, here or on the way to the control plane.
+    pub fn dropped(&self) -> u64 {
+        self.shared.dropped.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    fn drop_events(&self, count: u64) {
+        self.dropped.fetch_add(count, Ordering::Relaxed);
+        self.metrics.events_dropped(count);
+    }
+}
+
+fn run(receiver: &Receiver<Event>, shared: &Shared, mut sinks: Sinks) {
+    loop {
+        let first = match receiver.recv_timeout(PATIENCE) {
+            Ok(event) => event,
+            Err(RecvTimeoutError::Timeout) if !shared.stopping.load(Ordering::Acquire) => continue,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
+        };
+        let rest = std::iter::from_fn(|| receiver.try_recv().ok());
+        let mut recorded = 0;
+        for event in std::iter::once(first).chain(rest).take(BATCH) {
+            sinks.record(event, shared);
+            recorded += 1;
+        }
+        sinks.flush(shared);
+        if recorded < BATCH && !shared.stopping.load(Ordering::Acquire) {
+            std::thread::sleep(PAUSE);
+        }
+    }
+}
+
+impl Sinks {
+    fn record(&mut self, event: Event, shared: &Shared) {
+        shared.metrics.record(&event);
+        if let Some(log) = &mut self.log {
+            log.add(&event);
+        }
+        if let Some(ring) = &mut self.ring {
+            ring.add(&event);
+        }
+        self.send_on(event, shared);
+    }
+
+    /// Denials first: when the way is getting full they alone may use what is left.
+    fn send_on(&mut self, event: Event, shared: &Shared) {
+        let Some(forward) = &self.forward else {
+            return;
+        };
+        if event.verdict == Verdict::Permit && event.reason.is_none() {
+            self.permits = self.permits.wrapping_add(1);
+            let crowded = forward.capacity() < forward.max_capacity() / 2;
+            let reserved = forward.capacity() <= forward.max_capacity() / 8;
+            if reserved || (crowded && !self.permits.is_multiple_of(8)) {
+                shared.drop_events(1);
+                return;
+            }
+        }
+        if forward.try_send(Arc::new(event)).is_err() {
+            shared.drop_events(1);
+        }
+    }
+
+    fn flush(&mut self, shared: &Shared) {
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+        if let Some(ring) = &mut self.ring {
+            ring.flush();
+        }
+        let lost = self.log.as_ref().map_or(0, DecisionLog::failed)
+            + self.ring.as_ref().map_or(0, Ring::failed);
+        shared.drop_events(lost.saturating_sub(self.lost_on_disk));
+        self.lost_on_disk = lost;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::RingReader;
+    use crate::ring::tests::event;
+
+    #[test]
+    fn everything_that_waits_is_recorded_before_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let log = folder.path().join("decisions.jsonl");
+        let ring = folder.path().join("ring");
+        let (forward, mut forwarded) = mpsc::channel(4_096);
+        let (sender, recorder) = Recorder::start(RecorderOptions {
+            metrics: metrics.clone(),
+            decision_log: Some((log.clone(), LogOptions::default())),
+            ring: Some((ring.clone(), RingOptions::default())),
+            forward: Some(forward),
+        })
+        .unwrap();
+        for number in 0..1_000 {
+            sender.send(event(&format!("r{number}"), Verdict::Permit));
+        }
+        recorder.stop();
+        assert_eq!(
+            std::fs::read_to_string(&log).unwrap().lines().count(),
+            1_000
+        );
+        assert_eq!(
+            RingReader::new(&ring).find_request("r999").unwrap().len(),
+            1
+        );
+        assert!(
+            metrics
+                .encode()
+                .contains("verdict=\"permit\",reason=\"none\"} 1000")
+        );
+        assert_eq!(
+            std::iter::from_fn(|| forwarded.try_recv().ok()).count(),
+            1_000
+        );
+        assert_eq!(sender.dropped(), 0);
+        // After the end events are counted as lost, and nobody waits.
+        for _ in 0..QUEUE + 1 {
+            sender.send(event("late", Verdict::Permit));
+        }
+        assert!(sender.dropped() > 0);
+    }
+
+    #[test]
+    fn the_way_to_control_is_kept_open_for_denials() {
+        let metrics = Arc::new(Metrics::new());
+        let (forward, mut forwarded) = mpsc::channel(80);
+        let (sender, recorder) = Recorder::start(RecorderOptions {
+            metrics: metrics.clone(),
+            decision_log: None,
+            ring: None,
+            forward: Some(forward),
+        })
+        .unwrap();
+        for _ in 0..1_000 {
+            sender.send(event("p", Verdict::Permit));
+        }
+        for number in 0..10 {
+            sender.send(event(&format!("d{number}"), Verdict::Deny));
+        }
+        recorder.stop();
+        let denied = std::iter::from_fn(|| forwarded.try_recv().ok())
+            .filter(|event| event.verdict == Verdict::Deny)
+            .count();
+        assert_eq!(denied, 10);
+        assert!(sender.dropped() > 900);
+        let text = metrics.encode();
+        assert!(text.contains(&format!(
+            "testudo_events_dropped_total {}",
+            sender.dropped()
+        )));
+    }
+}
