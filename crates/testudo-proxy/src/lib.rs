@@ -22,6 +22,7 @@ mod events;
 mod exchange;
 mod forwarding;
 mod io;
+mod jwks;
 mod listener;
 mod observation;
 mod outbound;

@@ -15,6 +15,7 @@ use crate::admin;
 use crate::core::{self, Assignment, Side};
 use crate::drain::Phase;
 use crate::events::EventQueue;
+use crate::jwks;
 use crate::listener;
 use crate::options::{ListenAddress, ProxyOptions};
 use crate::shared::{Bound, Shared};
@@ -100,6 +101,9 @@ async fn control_thread(shared: &Arc<Shared>, cores: &Cores) -> Result<(), Proxy
     shared
         .panics
         .spawn_named("admin", admin::serve(shared.clone(), admin_socket));
+    shared
+        .panics
+        .spawn_named("key sets", jwks::run(shared.clone()));
 
     tokio::select! {
         bound = bind_all(shared, cores, admin) => {

@@ -119,6 +119,11 @@ impl KeySet {
         &self.skipped
     }
 
+    /// Whether the usable keys, their names and their uses are the same.
+    pub fn is_same(&self, other: &KeySet) -> bool {
+        self.stamp == other.stamp
+    }
+
     /// Tells sets with different usable keys apart.
     pub(super) fn stamp(&self) -> u128 {
         self.stamp
