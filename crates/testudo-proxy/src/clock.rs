@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use testudo_guard::Now;
 
 /// Both clocks of this process. The wall clock never runs back while the process lives.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Clock {
     wall: Arc<testudo_identity::Clock>,
 }

@@ -50,7 +50,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         timing: Timing::default(),
         folder: shared.options.state_dir.join("jwks"),
         panics: shared.panics.clone(),
-        clock: shared.clock,
+        clock: shared.clock.clone(),
         changed: Arc::new(changed),
         tasks: BTreeMap::new(),
     };
@@ -158,7 +158,7 @@ impl Refresher {
             fetcher: self.fetcher.clone(),
             timing: self.timing,
             folder: self.folder.clone(),
-            clock: self.clock,
+            clock: self.clock.clone(),
             changed: self.changed.clone(),
         };
         SourceTask {
