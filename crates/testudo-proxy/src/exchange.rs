@@ -42,13 +42,16 @@ impl Exchange {
             Side::Edge => Ids::new(),
             Side::Inbound => Ids::kept(&head.headers),
             // Its trace is its own to continue; request ids are ours to give.
-            Side::Outbound => Ids::continued(&head.headers),
+            Side::Outbound => Ids::continued(&head.headers, &core.shared.open_traces),
         };
         let revision = snapshot.map_or(0, |snapshot| snapshot.revision);
         let started = core.shared.clock.now();
         let mut observation =
             Observation::start(core, connection.side, head, ids, started, revision);
         observation.record.stopwatch = Some(clock::monotonic);
+        if connection.side == Side::Inbound {
+            observation.open_trace();
+        }
         Exchange {
             core: core.clone(),
             connection: connection.clone(),

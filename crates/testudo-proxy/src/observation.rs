@@ -12,7 +12,7 @@ use testudo_guard::{Denial, Now, Record};
 use testudo_model::{Event, Hop, Reason, Verdict};
 
 use crate::core::{Core, Side};
-use crate::trace::Ids;
+use crate::trace::{Ids, OpenTrace, OpenTraces};
 
 /// Longest method, host and path that an event holds (DESIGN §12).
 const MAX_METHOD: usize = 32;
@@ -50,6 +50,7 @@ pub(crate) struct Observation {
     path: String,
     status: Option<StatusCode>,
     denied: bool,
+    open_trace: Option<OpenTrace>,
 }
 
 impl Observation {
@@ -83,7 +84,13 @@ impl Observation {
             path: cut(head.uri.path(), MAX_PATH),
             status: None,
             denied: false,
+            open_trace: None,
         }
+    }
+
+    /// The application works on this request until the observation ends.
+    pub(crate) fn open_trace(&mut self) {
+        self.open_trace = Some(OpenTraces::enter(&self.core.shared, &self.ids.trace_id));
     }
 
     /// The path as it was judged.

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use testudo_guard::snapshot::EdgeTls;
 use testudo_model::Event;
 use tokio::sync::mpsc;
 
@@ -14,6 +15,7 @@ use crate::listener::Connections;
 use crate::options::ProxyOptions;
 use crate::state::Secret;
 use crate::tasks::Panics;
+use crate::trace::OpenTraces;
 use crate::upstream::HealthTable;
 
 /// One proxy process.
@@ -34,6 +36,7 @@ pub struct Shared {
     pub(crate) events: EventQueue,
     receiver: Mutex<Option<mpsc::Receiver<Event>>>,
     pub(crate) health: HealthTable,
+    pub(crate) open_traces: OpenTraces,
     /// Connections to the inbound side that did not prove to be of this mesh.
     pub(crate) refused_handshakes: Counter,
     inbound_tls: OnceLock<Arc<rustls::ServerConfig>>,
@@ -90,6 +93,7 @@ impl Shared {
             events,
             receiver: Mutex::new(Some(receiver)),
             health: HealthTable::default(),
+            open_traces: OpenTraces::default(),
             refused_handshakes: Counter::default(),
             inbound_tls: OnceLock::new(),
         }
@@ -143,12 +147,32 @@ impl Shared {
 
     /// What keeps this proxy from serving; `None`: it is ready.
     pub fn not_ready(&self) -> Option<&'static str> {
+        let snapshot = self.installed.snapshot.load();
+        let Some(snapshot) = snapshot.as_deref() else {
+            return Some("no snapshot is installed");
+        };
+        let is_gateway = snapshot.edge.is_some();
+        let mesh_edge = snapshot
+            .edge
+            .as_ref()
+            .is_some_and(|edge| matches!(edge.tls, EdgeTls::Mesh));
+        let mesh_ready = self.installed.mesh().is_some_and(|mesh| mesh.is_ready());
+        // A gateway whose services all have no sidecar needs no identity.
+        let needs_mesh = !is_gateway || snapshot.services.values().any(|service| !service.plain);
         if self.drain.phase() > Phase::Serving {
             Some("stopping")
         } else if self.bound.get().is_none() {
             Some("not all listeners are bound")
-        } else if self.installed.snapshot.load().is_none() {
-            Some("no snapshot is installed")
+        } else if needs_mesh && !mesh_ready {
+            Some("there is no valid identity")
+        } else if mesh_edge && self.installed.edge_key.load().is_none() {
+            Some("there is no edge certificate")
+        } else if is_gateway
+            && needs_mesh
+            && snapshot.users.is_some()
+            && self.installed.txn_signer.load().is_none()
+        {
+            Some("there is no transaction-token key")
         } else {
             None
         }

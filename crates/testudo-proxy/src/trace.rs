@@ -2,10 +2,14 @@
 //!
 //! The edge always makes both anew. Sidecars keep what a verified peer sent, and make what is missing.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
 use http::{HeaderMap, HeaderName, HeaderValue};
 use rand::Rng;
 
 use crate::respond::REQUEST_ID_HEADER;
+use crate::shared::Shared;
 
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -51,18 +55,19 @@ impl Ids {
     }
 
     /// For what the own application sends out: its trace goes on, its request id is ours to give.
-    pub(crate) fn continued(headers: &HeaderMap) -> Ids {
+    /// Where it passed no trace on, the guess is better than nothing.
+    pub(crate) fn continued(headers: &HeaderMap, open: &OpenTraces) -> Ids {
         let fresh = Ids::new();
-        Ids {
+        let mut ids = Ids {
             request_id: fresh.request_id,
             ..Ids::kept(headers)
+        };
+        if !headers.contains_key(TRACEPARENT)
+            && let Some(guess) = open.only()
+        {
+            ids.trace_id = guess;
         }
-    }
-
-    /// The same with the trace of another request, where an application passed none on.
-    pub(crate) fn with_trace(mut self, trace_id: &str) -> Ids {
-        self.trace_id = trace_id.into();
-        self
+        ids
     }
 
     /// The trace id that a request carries, if it carries a readable one.
@@ -86,6 +91,69 @@ impl Ids {
             headers.insert(REQUEST_ID_HEADER, value);
         }
     }
+}
+
+/// The traces of inbound requests that are being worked on, without a lock: how many there are, and the
+/// exclusive or of their ids, which is the id itself where there is one.
+#[derive(Debug, Default)]
+pub(crate) struct OpenTraces {
+    open: AtomicUsize,
+    high: AtomicU64,
+    low: AtomicU64,
+}
+
+impl OpenTraces {
+    /// An inbound request begins; it ends when the guard is dropped.
+    pub(crate) fn enter(shared: &Arc<Shared>, trace_id: &str) -> OpenTrace {
+        let (high, low) = halves(trace_id);
+        let traces = &shared.open_traces;
+        traces.toggle(high, low);
+        traces.open.fetch_add(1, Ordering::AcqRel);
+        OpenTrace {
+            shared: shared.clone(),
+            high,
+            low,
+        }
+    }
+
+    /// The trace that a call without `traceparent` probably belongs to: that of the only request that the
+    /// application is working on. A guess: good enough to show in `why`, never to carry a user.
+    pub(crate) fn only(&self) -> Option<Box<str>> {
+        let (high, low) = (
+            self.high.load(Ordering::Acquire),
+            self.low.load(Ordering::Acquire),
+        );
+        let one = self.open.load(Ordering::Acquire) == 1 && (high, low) != (0, 0);
+        one.then(|| format!("{high:016x}{low:016x}").into())
+    }
+
+    fn toggle(&self, high: u64, low: u64) {
+        self.high.fetch_xor(high, Ordering::AcqRel);
+        self.low.fetch_xor(low, Ordering::AcqRel);
+    }
+}
+
+/// An inbound request that is being worked on.
+pub(crate) struct OpenTrace {
+    shared: Arc<Shared>,
+    high: u64,
+    low: u64,
+}
+
+impl Drop for OpenTrace {
+    fn drop(&mut self) {
+        let traces = &self.shared.open_traces;
+        traces.open.fetch_sub(1, Ordering::AcqRel);
+        traces.toggle(self.high, self.low);
+    }
+}
+
+fn halves(trace_id: &str) -> (u64, u64) {
+    let half = |range| {
+        let digits = trace_id.get(range).unwrap_or_default();
+        u64::from_str_radix(digits, 16).unwrap_or_default()
+    };
+    (half(0..16), half(16..32))
 }
 
 /// W3C Trace Context §3.2.
