@@ -17,7 +17,7 @@ use testudo_model::Audience;
 use crate::diagnostic::{Diagnostic, Diagnostics};
 
 pub use folder::resolve;
-pub(crate) use names::{DEFAULT_POLICIES, included};
+pub(crate) use names::{DEFAULT_POLICIES, included, reference_files};
 pub use parts::PartError;
 
 /// The file that names all others.

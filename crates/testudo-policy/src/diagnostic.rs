@@ -25,6 +25,18 @@ pub struct Span {
     pub length: u32,
 }
 
+impl Span {
+    /// The first character of a file, for what concerns the whole of it.
+    pub fn start_of(file: &str) -> Span {
+        Span {
+            file: file.into(),
+            line: 1,
+            column: 1,
+            length: 1,
+        }
+    }
+}
+
 /// A replacement that `check --fix` makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fix {

@@ -7,12 +7,14 @@
 pub mod api;
 pub mod bundle;
 pub mod cedar;
+pub mod certificate;
 pub mod check;
 pub mod compile;
 pub mod config;
 pub mod diagnostic;
 pub mod explain;
 pub mod fix;
+pub mod init;
 pub mod json_schema;
 pub mod openapi;
 pub mod render;

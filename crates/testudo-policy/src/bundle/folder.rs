@@ -54,12 +54,7 @@ pub(super) struct Folder {
 
 impl Folder {
     pub(super) fn open(dir: &Path) -> Result<Self, Diagnostics> {
-        let start = Span {
-            file: ROOT_FILE.into(),
-            line: 1,
-            column: 1,
-            length: 1,
-        };
+        let start = Span::start_of(ROOT_FILE);
         let root = fs::canonicalize(dir).map_err(|error| {
             let mut diagnostics = Diagnostics::default();
             let message = format!("the folder {} cannot be opened: {error}", dir.display());

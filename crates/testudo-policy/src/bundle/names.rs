@@ -16,12 +16,7 @@ pub(crate) const DEFAULT_POLICIES: &str = "policies";
 const TESTS: &str = "tests";
 
 pub(super) fn collect(source: &dyn Source) -> Result<Bundle, Diagnostics> {
-    let start = Span {
-        file: ROOT_FILE.into(),
-        line: 1,
-        column: 1,
-        length: 1,
-    };
+    let start = Span::start_of(ROOT_FILE);
     let mut collector = Collector {
         source,
         bundle: Bundle::default(),
@@ -188,12 +183,7 @@ impl Collector<'_> {
             }
             return;
         };
-        let root = Span {
-            file: ROOT_FILE.into(),
-            line: 1,
-            column: 1,
-            length: 1,
-        };
+        let root = Span::start_of(ROOT_FILE);
         for path in paths.iter().filter(|path| path.ends_with(".cedar")) {
             let inside = path.strip_prefix(&resolved).unwrap_or(path);
             let inside = inside.trim_start_matches('/');
@@ -303,7 +293,7 @@ fn wider(one: &Audience, other: Audience) -> Audience {
 }
 
 /// Files that `$ref`s of a document name, found in its text: `$ref: 'common.yaml#/X'`, `"$ref": "common.json"`.
-fn reference_files(file: &str, text: &str) -> Vec<(String, Span)> {
+pub(crate) fn reference_files(file: &str, text: &str) -> Vec<(String, Span)> {
     let mut found = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let mut offset = 0;

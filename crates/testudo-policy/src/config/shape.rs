@@ -157,6 +157,12 @@ fn check_text(
     }
     match (text.check)(written) {
         Ok(()) => true,
+        // `check` finds secrets that stand here; they must not be repeated.
+        Err((_, hint)) if written.len() > 200 || written.contains(char::is_control) => {
+            let message = format!("{place} is not {}", text.title);
+            diagnostics.error("value.invalid", &node.span, message, hint);
+            false
+        }
         Err((message, hint)) => {
             let fix = hint.as_deref().and_then(|h| h.strip_prefix("write "));
             let fix = fix.filter(|fix| (text.check)(fix).is_ok()).map(|fix| Fix {

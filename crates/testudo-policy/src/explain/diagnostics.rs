@@ -211,9 +211,9 @@ pub(super) static ALL: &[Explanation] = &[
         action: "Correct the name, or add the role to `allow` of the issuer that gives it.",
     },
     Explanation {
-        code: "probe.never",
-        title: "A probe that the specification answers differently",
-        meaning: "Probes are paths that are answered without authentication. This one can match no GET operation, or opens an operation with parameters to everybody.",
+        code: "probe.open",
+        title: "A probe opens a resource of the API to everybody",
+        meaning: "Probes are paths that are answered without authentication. This one is a path of an operation with parameters, so that one of its resources becomes public.",
         causes: &["A path of the business API in `probes`."],
         action: "Use a path that serves health checks alone.",
     },
