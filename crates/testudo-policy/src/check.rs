@@ -83,7 +83,7 @@ pub fn check(bundle: &Bundle, options: &CheckOptions) -> Checked {
         policies = Some(whole(bundle, config, &apis, *options, &mut diagnostics));
     }
     let counts = Counts {
-        services: apis_or_services(config.as_ref()),
+        services: config.as_ref().map_or(0, |config| config.services.len()),
         operations: apis.values().map(|api| api.operations.len()).sum(),
         policies: policies.as_ref().map_or(0, Compiled::len),
         limits: config.as_ref().map_or(0, |config| config.limits.len()),
@@ -98,10 +98,6 @@ pub fn check(bundle: &Bundle, options: &CheckOptions) -> Checked {
         policies,
         counts,
     }
-}
-
-fn apis_or_services(config: Option<&Config>) -> usize {
-    config.map_or(0, |config| config.services.len())
 }
 
 /// What only shows when everything is looked at together.
@@ -119,6 +115,10 @@ fn whole(
     limits::check(config, apis, diagnostics);
     users::check(bundle, config, options, diagnostics);
     let policies = cedar::compile(bundle, config, apis, true, diagnostics);
+    // Dead ends of policies that are wrong would only repeat what is wrong with them.
+    if !diagnostics.has_errors() {
+        cedar::dead_ends(&policies, config, apis, diagnostics);
+    }
     policies
 }
 
