@@ -52,6 +52,8 @@ struct Inner {
     users: Slice,
     anonymous: Slice,
     callers: Slice,
+    /// Whether the body is ever complete before it is decided.
+    has_body: bool,
 }
 
 /// What a policy may know of a request besides its values.
@@ -109,9 +111,20 @@ impl OperationPolicies {
                 users: Slice::of_users(&rules),
                 anonymous: Slice::of_anonymous(&rules),
                 callers: Slice::of_callers(&rules, directory),
+                has_body: true,
                 directory: directory.clone(),
             })),
         })
+    }
+
+    /// For operations whose body streams or is not looked at: no question waits for it. To policies the
+    /// request has no body: `has` is false, and reading it is an error, which denies.
+    #[must_use]
+    pub fn without_body(mut self) -> Self {
+        if let Some(inner) = &mut self.inner {
+            inner.has_body = false;
+        }
+        self
     }
 
     /// Whether a policy that applies to either question reads `context.body`, so that it must wait for
@@ -122,16 +135,16 @@ impl OperationPolicies {
 
     /// Whether a policy of the user question reads `context.body`.
     pub fn user_reads_body(&self) -> bool {
-        self.inner
-            .as_ref()
-            .is_some_and(|inner| inner.users.reads().body || inner.anonymous.reads().body)
+        self.inner.as_ref().is_some_and(|inner| {
+            inner.has_body && (inner.users.reads().body || inner.anonymous.reads().body)
+        })
     }
 
     /// Whether a policy of the caller question reads `context.body`.
     pub fn caller_reads_body(&self) -> bool {
         self.inner
             .as_ref()
-            .is_some_and(|inner| inner.callers.reads().body)
+            .is_some_and(|inner| inner.has_body && inner.callers.reads().body)
     }
 
     /// May this user, anonymous included, call the operation? `Default` where no user travels along.

@@ -123,16 +123,19 @@ impl Compiled {
 
     /// The policies that can apply to one operation.
     pub fn slice(&self, service: &Arc<str>, operation: &OperationModel) -> OperationPolicies {
-        self.slice_of(&ActionNames::new(
-            service,
-            &operation.name,
-            &operation.method,
-        ))
+        let names = ActionNames::new(service, &operation.name, &operation.method);
+        let policies = self.slice_of(&names);
+        if operation.streamed {
+            policies.without_body()
+        } else {
+            policies
+        }
     }
 
     /// The policies that can apply to what the specification of `service` does not have.
     pub fn slice_undocumented(&self, service: &Arc<str>) -> OperationPolicies {
         self.slice_of(&ActionNames::undocumented(service))
+            .without_body()
     }
 
     fn slice_of(&self, names: &ActionNames) -> OperationPolicies {

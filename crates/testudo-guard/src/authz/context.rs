@@ -126,6 +126,7 @@ impl<'a> Asked<'a> {
             put("headers", record(types, &self.values.headers)?);
         }
         if reads.body
+            && self.inner.has_body
             && let Some(body) = &self.values.body
         {
             put("body", record(types, body)?);

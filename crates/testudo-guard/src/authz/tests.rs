@@ -326,6 +326,22 @@ when { context has body && context.body has total };"#;
 }
 
 #[test]
+fn nothing_waits_for_a_body_that_streams() {
+    let policy = r#"forbid (principal, action, resource) when { context has body && context.body.total > 5 };
+permit (principal in Role::"reader", action, resource) when { context.body.total == 3 };
+permit (principal in Role::"admin", action, resource);
+"#;
+    let upload = policies(policy, "orders", "upload", &Method::POST).without_body();
+    assert!(!upload.reads_body());
+    let mut values = values(&[]);
+    values.body = Some(vec![("total".into(), Value::Long(7))]);
+    let ask =
+        |role: &str| short(&upload.user(&facts(Some(&user("alice", &[role])), None), &values));
+    assert_eq!(ask("admin"), "permit 3");
+    assert_eq!(ask("reader"), "error 2");
+}
+
+#[test]
 fn a_slice_holds_only_what_can_apply() {
     let policy: String = (0..100)
         .map(|index| {

@@ -193,7 +193,8 @@ fn reads_streamed_body(
     }
     let streamed: Vec<String> = covered
         .iter()
-        .filter(|(_, operation)| operation.streamed)
+        // Without fields in the specification there is no `context.body` at all: the types say so.
+        .filter(|(_, operation)| operation.streamed && !operation.body.is_empty())
         .map(|(api, operation)| format!("{}:{}", api.service, operation.name))
         .collect();
     if !streamed.is_empty() {

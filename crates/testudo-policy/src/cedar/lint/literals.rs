@@ -18,6 +18,10 @@ pub(in crate::cedar) fn literals(
     let mut wrong = Wrong::default();
     for (index, policy) in policies.iter().enumerate() {
         for uid in written_out(&policy.rule.policy) {
+            if is_of_unread_api(&uid, context) {
+                wrong.add(index, uid.loc());
+                continue;
+            }
             let Some(problem) = judge(&uid, context) else {
                 continue;
             };
@@ -52,6 +56,18 @@ fn written_out(policy: &Policy) -> Vec<Arc<EntityUID>> {
         ));
     }
     uids
+}
+
+/// Whether it belongs to a service whose specification could not be read: that is said already, and
+/// what it has nobody knows.
+fn is_of_unread_api(uid: &EntityUID, context: &Context<'_>) -> bool {
+    let id: &str = uid.eid().as_ref();
+    let service = match uid.entity_type().to_string().as_str() {
+        "Action" => id.split_once(':').map_or(id, |(service, _)| service),
+        "Api" => id,
+        _ => return false,
+    };
+    context.config.services.contains_key(service) && !context.apis.contains_key(service)
 }
 
 struct Problem {

@@ -1,6 +1,8 @@
 //! What `check` says about policies.
 
 use super::fixture::{CONFIG, Shop, render};
+use crate::cedar::{compile, dead_ends};
+use crate::diagnostic::Diagnostics;
 
 fn check(policies: &str) -> String {
     check_files(&[("policies/all.cedar", policies)])
@@ -159,6 +161,18 @@ when { context.body.total > 5 };"#,
 }
 
 #[test]
+fn nothing_is_said_about_an_api_that_could_not_be_read() {
+    let mut shop = Shop::new(&[(
+        "policies/all.cedar",
+        r#"permit (principal is User, action in [Action::"orders:getOrder", Action::"payments:charge"], resource);
+permit (principal in Role::"admin", action, resource == Api::"orders");"#,
+    )]);
+    shop.apis.remove("orders");
+    let (_, diagnostics) = shop.check();
+    assert_eq!(render(diagnostics, &shop.bundle), "");
+}
+
+#[test]
 fn folders_belong_to_services() {
     insta::assert_snapshot!(check_files(&[
         (
@@ -237,4 +251,29 @@ fn any_role_is_possible_where_an_issuer_does_not_limit_them() {
     let shop = Shop::with_config(&config, &[("policies/all.cedar", policy)]);
     let (_, diagnostics) = shop.check();
     assert_eq!(render(diagnostics, &shop.bundle), "");
+}
+
+/// The bundle that everyone sees first.
+#[test]
+fn the_sample_shop_has_no_mistakes() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/shop");
+    let bundle = crate::bundle::load(folder.as_ref()).unwrap();
+    let mut diagnostics = Diagnostics::default();
+    let config = crate::config::read(&bundle, &mut diagnostics).unwrap();
+    let apis = config
+        .services
+        .values()
+        .filter_map(|service| {
+            let (file, _) = service.api.openapi.as_ref()?;
+            let api = crate::openapi::read(file, &bundle, &service.name, &mut diagnostics)?;
+            Some((service.name.clone(), api))
+        })
+        .collect();
+    let compiled = compile(&bundle, &config, &apis, true, &mut diagnostics);
+    dead_ends(&compiled, &config, &apis, &mut diagnostics);
+    diagnostics.list.retain(|diagnostic| {
+        ["policy", "path", "role"].contains(&diagnostic.code.split('.').next().unwrap())
+    });
+    assert_eq!(render(diagnostics, &bundle), "");
+    assert!(!compiled.is_empty());
 }
