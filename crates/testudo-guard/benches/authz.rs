@@ -90,6 +90,7 @@ impl Mesh {
                 )])),
                 expires: None,
                 credential: [1; 32],
+                key: Arc::from(""),
                 source_ip: None,
             }),
             caller: Caller::Service("storefront".into()),

@@ -55,6 +55,9 @@ pub struct User {
     /// A digest that names the credential, for caches and limits: SHA-256 of a token, the stored hash
     /// of an API key, zero for anonymous.
     pub credential: [u8; 32],
+    /// The key that vouches for the user: a JWK's `kid` or thumbprint, an API key's id, the `kid` of a
+    /// gateway; empty for the anonymous user at the edge.
+    pub key: Arc<str>,
     /// The client's address as the gateway saw it; only from a transaction token (`rctx.req_ip`).
     pub source_ip: Option<IpAddr>,
 }
@@ -75,6 +78,7 @@ impl User {
             claims: Arc::default(),
             expires: None,
             credential: [0; 32],
+            key: Arc::from(""),
             source_ip: None,
         })
     }

@@ -165,6 +165,7 @@ impl ApiKey {
                 claims: Arc::default(),
                 expires: entry.expires,
                 credential: entry.hash,
+                key: entry.id,
                 source_ip: None,
             }),
         })

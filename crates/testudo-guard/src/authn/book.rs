@@ -12,17 +12,22 @@ use super::encoding::sha256;
 use crate::now::Now;
 
 const SHARDS: usize = 16;
-/// Distinct unexpired tokens; each costs about 100 bytes here.
-const TOKENS: usize = 65_536;
-/// Traces whose token can be re-attached; each keeps its token's text.
+/// Distinct unexpired tokens, each with its text: about 1 KiB.
+const TOKENS: usize = 32_768;
+/// Traces whose token can be re-attached. They share the text with the tokens.
 const TRACES: usize = 16_384;
 
 /// Transaction tokens that a workload's inbound side verified, by token and by trace id; bounded. What
 /// is pushed out is not passed on: the book fails closed.
 pub struct TokenBook {
-    /// SHA-256 of a token to its `exp`.
-    tokens: Vec<Mutex<Clock<[u8; 32], u64>>>,
+    /// By SHA-256 of the token.
+    tokens: Vec<Mutex<Clock<[u8; 32], Known>>>,
     traces: Vec<Mutex<Clock<u128, Trace>>>,
+}
+
+struct Known {
+    token: Arc<str>,
+    exp: u64,
 }
 
 struct Trace {
@@ -45,15 +50,15 @@ impl Default for TokenBook {
 impl TokenBook {
     /// Remembers a token that inbound verified. `trace_id`: 32 hex digits (W3C Trace Context §3.2.2.3),
     /// without which only the token is remembered; `exp`: of the token, in seconds since the epoch.
-    pub fn saw(&self, trace_id: &str, token: &Arc<str>, exp: u64, now: Now) {
+    pub fn saw(&self, trace_id: &str, token: &str, exp: u64, now: Now) {
         let now = now.unix_seconds();
         if now >= exp {
             return;
         }
         let digest = sha256(token.as_bytes());
-        if let Some(mut tokens) = self.token_shard(&digest) {
-            tokens.insert(digest, exp);
-        }
+        let Some(token) = self.remember(digest, token, exp) else {
+            return;
+        };
         let Some(trace_id) = trace_id_bits(trace_id) else {
             return;
         };
@@ -72,10 +77,25 @@ impl TokenBook {
                 Trace {
                     digest,
                     exp,
-                    token: Some(token.clone()),
+                    token: Some(token),
                 },
             ),
         }
+    }
+
+    /// Keeps the text of a token once, however many requests carry it.
+    fn remember(&self, digest: [u8; 32], token: &str, exp: u64) -> Option<Arc<str>> {
+        let mut tokens = self.token_shard(&digest)?;
+        if let Some(known) = tokens.find(&digest) {
+            return Some(known.token.clone());
+        }
+        let token: Arc<str> = Arc::from(token);
+        let known = Known {
+            token: token.clone(),
+            exp,
+        };
+        tokens.insert(digest, known);
+        Some(token)
     }
 
     /// Whether inbound verified this very token and it has not expired: only such may leave.
@@ -84,10 +104,10 @@ impl TokenBook {
         let Some(mut tokens) = self.token_shard(&digest) else {
             return false;
         };
-        let Some(exp) = tokens.find(&digest).copied() else {
+        let Some(known) = tokens.find(&digest) else {
             return false;
         };
-        if now.unix_seconds() >= exp {
+        if now.unix_seconds() >= known.exp {
             tokens.remove(&digest);
             return false;
         }
@@ -107,7 +127,7 @@ impl TokenBook {
         trace.token.clone()
     }
 
-    fn token_shard(&self, digest: &[u8; 32]) -> Option<MutexGuard<'_, Clock<[u8; 32], u64>>> {
+    fn token_shard(&self, digest: &[u8; 32]) -> Option<MutexGuard<'_, Clock<[u8; 32], Known>>> {
         let at = usize::from(*digest.first()?) % SHARDS;
         Some(lock(self.tokens.get(at)?))
     }
@@ -149,15 +169,11 @@ mod tests {
         }
     }
 
-    fn token(text: &str) -> Arc<str> {
-        Arc::from(text)
-    }
-
     #[test]
     fn one_token_of_a_trace_is_reattached() {
         let book = TokenBook::default();
-        book.saw(TRACE, &token("a"), 60, at(0));
-        book.saw(TRACE, &token("a"), 60, at(1));
+        book.saw(TRACE, "a", 60, at(0));
+        book.saw(TRACE, "a", 60, at(1));
         assert_eq!(book.reattach(TRACE, at(59)).as_deref(), Some("a"));
         assert!(book.knows("a", at(59)) && !book.knows("b", at(59)));
         assert_eq!(book.reattach(&TRACE.replace('0', "1"), at(1)), None);
@@ -166,23 +182,23 @@ mod tests {
     #[test]
     fn two_tokens_of_a_trace_are_none() {
         let book = TokenBook::default();
-        book.saw(TRACE, &token("a"), 60, at(0));
-        book.saw(TRACE, &token("b"), 90, at(0));
-        book.saw(TRACE, &token("a"), 60, at(1));
+        book.saw(TRACE, "a", 60, at(0));
+        book.saw(TRACE, "b", 90, at(0));
+        book.saw(TRACE, "a", 60, at(1));
         assert_eq!(book.reattach(TRACE, at(2)), None);
         assert_eq!(book.reattach(TRACE, at(75)), None, "b lives still");
         assert!(book.knows("a", at(2)) && book.knows("b", at(75)));
-        book.saw(TRACE, &token("c"), 150, at(91));
+        book.saw(TRACE, "c", 150, at(91));
         assert_eq!(book.reattach(TRACE, at(92)).as_deref(), Some("c"));
     }
 
     #[test]
     fn expired_tokens_are_unknown() {
         let book = TokenBook::default();
-        book.saw(TRACE, &token("a"), 60, at(0));
+        book.saw(TRACE, "a", 60, at(0));
         assert!(!book.knows("a", at(60)));
         assert_eq!(book.reattach(TRACE, at(60)), None);
-        book.saw(TRACE, &token("late"), 60, at(60));
+        book.saw(TRACE, "late", 60, at(60));
         assert!(!book.knows("late", at(60)) && book.reattach(TRACE, at(60)).is_none());
     }
 
@@ -190,7 +206,7 @@ mod tests {
     fn a_token_without_a_trace_may_leave_but_is_not_reattached() {
         let book = TokenBook::default();
         for bad in ["", "zz", &"0".repeat(32), &"A".repeat(32), &"g".repeat(32)] {
-            book.saw(bad, &token("a"), 60, at(0));
+            book.saw(bad, "a", 60, at(0));
             assert_eq!(book.reattach(bad, at(0)), None, "{bad:?}");
         }
         assert!(book.knows("a", at(0)));
@@ -200,12 +216,7 @@ mod tests {
     fn the_book_is_bounded_and_fails_closed() {
         let book = TokenBook::default();
         for n in 0..(TRACES as u128 + TRACES as u128 / 2) {
-            book.saw(
-                &format!("{:032x}", n + 1),
-                &token(&n.to_string()),
-                60,
-                at(0),
-            );
+            book.saw(&format!("{:032x}", n + 1), &n.to_string(), 60, at(0));
         }
         let kept: usize = book.traces.iter().map(|shard| lock(shard).len()).sum();
         assert_eq!(kept, TRACES);

@@ -166,6 +166,7 @@ impl<'a> Unverified<'a> {
                 claims: Arc::new(claims::declared(&rule.claims, &self.claims)?),
                 expires: Some(until),
                 credential: digest,
+                key: key.kid.as_ref().unwrap_or(&key.thumbprint).clone(),
                 source_ip: None,
             },
             until,

@@ -21,7 +21,7 @@ fn a_good_token_is_a_user_with_roles_and_claims() {
     let token = world.token(&good());
     let user = user(world.ask(&token));
     assert_eq!(&*user.id, "shop:alice");
-    assert_eq!(&*user.issuer, "shop");
+    assert_eq!((&*user.issuer, &*user.key), ("shop", "k1"));
     assert_eq!(role_names(&user), ["admin", "customer"]);
     assert_eq!(
         user.claims.get("tenant"),

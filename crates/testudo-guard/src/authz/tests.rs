@@ -66,6 +66,7 @@ pub(super) fn user(id: &str, roles: &[&str]) -> Arc<User> {
         )])),
         expires: None,
         credential: [1; 32],
+        key: Arc::from(""),
         source_ip: None,
     })
 }

@@ -68,7 +68,7 @@ fn at_the_edge(
     );
     match authn {
         Authn::User(user) => {
-            judge.pass("authn", "", None);
+            judge.pass("authn", proof(&user, now), None);
             Ok(user)
         }
         Authn::Missing => {
@@ -79,6 +79,16 @@ fn at_the_edge(
             judge.fail("authn", unauthenticated(reason, detail))?;
             Ok(User::anonymous())
         }
+    }
+}
+
+/// By what the user is known, for `why`: `shop, key 2026-11, 9 min left`.
+fn proof(user: &User, now: Now) -> String {
+    let (issuer, key) = (&user.issuer, &user.key);
+    match user.expires.map(|at| at.saturating_sub(now.unix_seconds())) {
+        Some(left @ 0..120) => format!("{issuer}, key {key}, {left} s left"),
+        Some(left) => format!("{issuer}, key {key}, {} min left", left / 60),
+        None => format!("{issuer}, key {key}"),
     }
 }
 
@@ -112,8 +122,7 @@ fn in_the_mesh(
             // Outbound passes only what came in here (DESIGN §5).
             if let (Ok(token), Some(expires)) = (token.to_str(), user.expires) {
                 let trace_id = trace_id(head).unwrap_or_default();
-                live.token_book
-                    .saw(trace_id, &Arc::from(token), expires, now);
+                live.token_book.saw(trace_id, token, expires, now);
             }
             judge.pass("authn", "by Txn-Token", None);
             Ok(Some(user))

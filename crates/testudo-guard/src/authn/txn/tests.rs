@@ -104,6 +104,7 @@ fn alice() -> User {
         ])),
         expires: Some(NOW + 3600),
         credential: [7; 32],
+        key: Arc::from("k1"),
         source_ip: None,
     }
 }
@@ -123,6 +124,7 @@ fn a_user_travels_whole() {
     assert_eq!(role_names(&arrived), role_names(&sent));
     assert_eq!(arrived.claims, sent.claims);
     assert_eq!(arrived.expires, Some(NOW + 60));
+    assert_eq!(&*arrived.key, mesh.signer.kid());
     assert_eq!(arrived.source_ip, Some("2001:db8::7".parse().unwrap()));
     assert_eq!(arrived.credential, encoding::sha256(token.as_bytes()));
     let mut claims = claims_of(&token);

@@ -159,7 +159,7 @@ impl TxnKeys {
         claims.check_origin(trust_domain, &key.gateway)?;
         let until = claims.check_times(now)?;
         Ok(Entry {
-            user: Arc::new(claims.user(digest, until)?),
+            user: Arc::new(claims.user(digest, kid, until)?),
             until,
             basis: Basis::Txn {
                 kid: kid.clone(),
@@ -224,7 +224,7 @@ impl<'c> Claims<'c> {
         Ok(expires)
     }
 
-    fn user(&self, credential: [u8; 32], until: u64) -> Result<User, Rejection> {
+    fn user(&self, credential: [u8; 32], kid: &Arc<str>, until: u64) -> Result<User, Rejection> {
         let id = self.text("sub")?;
         self.text("scope")?;
         let context = object(self.0, "tctx").ok_or_else(|| incomplete("tctx"))?;
@@ -254,6 +254,7 @@ impl<'c> Claims<'c> {
             claims: Arc::new(declared(context)?),
             expires: Some(until),
             credential: if id == ANONYMOUS { [0; 32] } else { credential },
+            key: kid.clone(),
             source_ip: self.source_ip()?,
         })
     }

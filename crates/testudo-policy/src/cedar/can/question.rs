@@ -478,6 +478,7 @@ impl Reader<'_> {
             claims: Arc::new(self.claims.clone()),
             expires: None,
             credential: [0; 32],
+            key: Arc::from(""),
             source_ip: self.question.source_ip,
         })
     }
