@@ -168,3 +168,6 @@ fn warn_of_unread(reader: &Reader<'_>, diagnostics: &mut Diagnostics) {
         diagnostics.warning("openapi.unsupported", span, message, hint);
     }
 }
+
+#[cfg(test)]
+mod tests;

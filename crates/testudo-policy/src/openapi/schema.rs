@@ -116,7 +116,7 @@ fn keyword(name: &str) -> Keyword {
 }
 
 /// Formats that are checked; others are annotations (JSON Schema 2020-12 section 7.2.3).
-const FORMATS: [&str; 18] = [
+const FORMATS: [&str; 20] = [
     "byte",
     "date",
     "date-time",
@@ -131,9 +131,11 @@ const FORMATS: [&str; 18] = [
     "iri-reference",
     "json-pointer",
     "regex",
+    "relative-json-pointer",
     "time",
     "uri",
     "uri-reference",
+    "uri-template",
     "uuid",
 ];
 
