@@ -81,7 +81,8 @@ pub(crate) async fn read_whole(
     }
 }
 
-fn too_large(limit: u64) -> Denial {
+/// The denial of a body over its cap.
+pub(crate) fn too_large(limit: u64) -> Denial {
     Denial::new(
         Reason::RequestTooLarge,
         format!("the body is over {limit} bytes"),

@@ -13,7 +13,9 @@ use testudo_guard::pipeline::{BodyPlan, Incoming as Arrived, Target};
 use testudo_guard::{BodyCheck, Denial, HeadOutcome, Permit, Snapshot, check_head, normalize};
 use testudo_model::Reason;
 
-use crate::body::{Read, RequestBody, ResponseBody, StreamBody, UpstreamBody, read_whole};
+use crate::body::{
+    Read, RequestBody, ResponseBody, StreamBody, UpstreamBody, read_whole, too_large,
+};
 use crate::clock;
 use crate::connection::Connection;
 use crate::core::{Core, Side};
@@ -146,6 +148,10 @@ async fn judge_body(
             Ok((permit, body))
         }
         BodyPlan::Stream(limit) => {
+            // A length over the cap is told before anything is sent, in either direction.
+            if body.size_hint().lower() > limit {
+                return Err(too_large(limit));
+            }
             let permit = check.stream(&mut exchange.observation.record)?;
             if body.is_end_stream() {
                 return Ok((permit, RequestBody::Empty));

@@ -140,6 +140,11 @@ impl Shared {
             .take()
     }
 
+    /// How many tasks panicked so far.
+    pub fn panic_count(&self) -> u64 {
+        self.panics.count()
+    }
+
     /// Begins to stop, as SIGTERM does.
     pub fn stop(&self) {
         self.drain.advance(Phase::Leaving);
