@@ -146,6 +146,16 @@ impl Fleet {
         self.changed.notify_waiters();
     }
 
+    /// Ends the stream of the proxy with this name (it was revoked).
+    pub fn disconnect_name(&self, name: &str) {
+        let mut state = self.lock();
+        if state.connections.remove(name).is_some() {
+            state.spread_membership();
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
     /// Every proxy gets this revision.
     pub fn publish_manifest(&self, manifest: SignedManifest) {
         let mut state = self.lock();

@@ -1,4 +1,225 @@
-//! The control plane.
+//! The control plane: it holds the revisions, issues the identities, tells the proxies, and shows
+//! what they decided. Proxies go on without it.
+//!
+//! Start with [`run`]; [`Control`] holds the parts that the mesh port ([`grpc`]) and the HTTP API
+//! ([`api`]) both use. One thread serves everything; compiling a bundle happens on another.
 
+pub mod api;
+pub mod decisions;
+mod files;
 pub mod fleet;
+pub mod grpc;
+mod issue;
+mod listener;
+pub mod revisions;
+mod run;
 pub mod store;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use testudo_identity::{Authority, MeshTls, RevocationList, TrustDomain};
+use testudo_model::mesh;
+use testudo_policy::bundle::{self, Bundle};
+use testudo_policy::diagnostic::Diagnostic;
+
+use crate::decisions::Decisions;
+use crate::fleet::Fleet;
+use crate::revisions::{Applied, ApplyError, Revisions};
+use crate::store::{Store, StoreError, StoredRevocation, StoredTokenKey};
+
+pub use issue::{IssueError, JoinTokenError};
+pub use run::{ControlError, ControlOptions, run};
+
+/// The parts of a running control plane.
+pub struct Control {
+    /// What lasts.
+    pub store: Store,
+    /// Who is connected.
+    pub fleet: Arc<Fleet>,
+    /// What was decided.
+    pub decisions: Decisions,
+    /// What decides.
+    pub revisions: Revisions,
+    /// Where the bundle is edited.
+    pub bundle_dir: PathBuf,
+    /// When this process started.
+    pub started: jiff::Timestamp,
+    authority: RwLock<Authority>,
+    manifest_key: [u8; 32],
+    domain: TrustDomain,
+    /// What the mesh port shows and accepts.
+    tls: Arc<MeshTls>,
+    /// Why the files in `bundle_dir` are not what the mesh runs.
+    bundle_error: Mutex<Option<String>>,
+}
+
+impl Control {
+    /// The mesh's trust domain.
+    pub fn trust_domain(&self) -> &str {
+        self.domain.as_str()
+    }
+
+    /// Why the saved files are not what the mesh runs; `None` when they are.
+    pub fn bundle_error(&self) -> Option<String> {
+        self.bundle_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Reads the bundle in `dir` and makes it the newest revision, or logs why not.
+    pub fn apply_dir(&self, dir: &Path, actor: &str, note: &str) {
+        let applied = match bundle::load(dir) {
+            Ok(bundle) => self.revisions.apply(bundle, None, actor, note),
+            Err(diagnostics) => Err(ApplyError::Refused(diagnostics.sorted())),
+        };
+        let error = match applied {
+            Ok(_) => None,
+            Err(error) => Some(describe(&error)),
+        };
+        if let Some(error) = &error {
+            tracing::error!("the saved bundle is not applied; the last revision goes on: {error}");
+        }
+        *self
+            .bundle_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = error;
+    }
+
+    /// Makes uploaded files the newest revision.
+    ///
+    /// # Errors
+    /// See [`ApplyError`]; nothing has changed then.
+    pub fn apply_files(
+        &self,
+        files: BTreeMap<String, Vec<u8>>,
+        parent: Option<&str>,
+        note: &str,
+    ) -> Result<Applied, ApplyError> {
+        let bundle = Bundle::from_files(files)
+            .map_err(|diagnostics| ApplyError::Refused(diagnostics.sorted()))?;
+        self.revisions.apply(bundle, parent, "admin", note)
+    }
+
+    /// Adds to the revocation list and tells every proxy.
+    ///
+    /// # Errors
+    /// When the store cannot be written; nothing is revoked then.
+    pub fn revoke(&self, entry: &StoredRevocation) -> Result<u64, StoreError> {
+        let serial = self.store.add_revocation(entry)?;
+        self.store.audit(
+            "admin",
+            "revocation.added",
+            &format!("{} {} {}", entry.kind, entry.value, entry.reason),
+        )?;
+        self.spread_revocations()?;
+        if entry.kind == "workload" {
+            let revoked = self.store.proxies()?;
+            for proxy in revoked
+                .iter()
+                .filter(|proxy| proxy.spiffe_id == entry.value || proxy.serial == entry.value)
+            {
+                self.fleet.disconnect_name(&proxy.name);
+            }
+        }
+        tracing::warn!(kind = entry.kind, value = entry.value, serial, "revoked");
+        Ok(serial)
+    }
+
+    /// Whether a workload is on the revocation list. An unreadable list revokes everybody.
+    pub fn is_revoked(&self, spiffe_id: &str, certificate_serial: &str) -> bool {
+        match self.store.revocations() {
+            Ok((_, list)) => list.iter().any(|entry| {
+                entry.kind == "workload"
+                    && (entry.value == spiffe_id || entry.value == certificate_serial)
+            }),
+            Err(error) => {
+                tracing::error!(%error, "the revocation list cannot be read: everybody counts as revoked");
+                true
+            }
+        }
+    }
+
+    /// Keeps a gateway's new token key; the whole set comes back, to be published.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn add_token_key(&self, key: &StoredTokenKey) -> Result<mesh::TokenKeys, StoreError> {
+        self.store.put_token_key(key)?;
+        self.token_keys()
+    }
+
+    fn token_keys(&self) -> Result<mesh::TokenKeys, StoreError> {
+        let keys = self
+            .store
+            .token_keys(unix_now())?
+            .into_iter()
+            .map(|key| mesh::TokenKey {
+                kid: key.kid,
+                public_key: key.public_key,
+                gateway: key.gateway,
+                not_after: key.not_after,
+            })
+            .collect();
+        Ok(mesh::TokenKeys { keys })
+    }
+
+    /// Our own TLS and every proxy get the whole list.
+    fn spread_revocations(&self) -> Result<(), StoreError> {
+        let (serial, list) = self.store.revocations()?;
+        let workloads = list
+            .iter()
+            .filter(|entry| entry.kind == "workload")
+            .map(|entry| entry.value.as_str());
+        self.tls
+            .set_revocations(RevocationList::new(serial, workloads));
+        let entries = list
+            .into_iter()
+            .map(|entry| mesh::Revocation {
+                kind: entry.kind,
+                value: entry.value,
+                at: entry.at,
+                reason: entry.reason,
+            })
+            .collect();
+        self.fleet
+            .publish_revocations(mesh::Revocations { serial, entries });
+        Ok(())
+    }
+}
+
+/// Why a bundle was not applied, in one line for the log and for `status`.
+pub(crate) fn describe(error: &ApplyError) -> String {
+    match error {
+        ApplyError::Refused(list) => first_of(list),
+        other => other.to_string(),
+    }
+}
+
+fn first_of(list: &[Diagnostic]) -> String {
+    let errors = list
+        .iter()
+        .filter(|diagnostic| diagnostic.severity == testudo_policy::diagnostic::Severity::Error);
+    let count = errors.clone().count();
+    errors.clone().next().map_or_else(
+        || "the bundle cannot be read".to_string(),
+        |first| {
+            let more = if count > 1 {
+                format!(" (and {} more; testudo check lists them)", count - 1)
+            } else {
+                String::new()
+            };
+            format!(
+                "{}:{}:{} {} {}{more}",
+                first.span.file, first.span.line, first.span.column, first.code, first.message
+            )
+        },
+    )
+}
+
+/// Seconds since the epoch. The one place where control reads the wall clock.
+pub fn unix_now() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0)
+}

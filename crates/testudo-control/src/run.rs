@@ -1,0 +1,339 @@
+//! Start and stop of the control plane.
+//!
+//! Order of the start: state folder → store → newest revision → the bundle's files → authority →
+//! sockets → `control.json`, which tells others that it answers.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde_json::json;
+use testudo_identity::files::{FileError, ensure_private_folder, read_private, write_private};
+use testudo_identity::manifest_key::ManifestKeyError;
+use testudo_identity::svid::SvidError;
+use testudo_identity::{
+    Authority, AuthorityError, Clock, IdentityError, KeyRequest, ManifestKey, MeshTls, SpiffeId,
+    SpiffeIdError, TrustDomain,
+};
+use testudo_model::mesh::mesh_server::MeshServer;
+use testudo_policy::bundle;
+use testudo_policy::diagnostic::Diagnostic;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, ApiState};
+use crate::decisions::Decisions;
+use crate::fleet::Fleet;
+use crate::grpc::MeshService;
+use crate::revisions::{ApplyError, Revisions};
+use crate::store::{Store, StoreError};
+use crate::{Control, files, listener, unix_now};
+
+/// Life of control's own SVID; it issues itself a new one at half of it.
+const OWN_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// How often control looks after its own certificates.
+const UPKEEP: Duration = Duration::from_secs(60);
+
+/// How long streams and requests may take to end.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Largest gRPC message down: one file of a bundle.
+const MAX_MESSAGE: usize = 17 * 1024 * 1024;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct ControlOptions {
+    /// The bundle's folder.
+    pub bundle_dir: PathBuf,
+    /// The state folder (0700).
+    pub state_dir: PathBuf,
+    /// Address of the HTTP API; `None`: as the bundle says.
+    pub api: Option<SocketAddr>,
+    /// Address of the mesh port; `None`: as the bundle says.
+    pub mesh: Option<SocketAddr>,
+    /// Whether saved files are applied.
+    pub watch: bool,
+}
+
+/// What keeps control from running.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// There is no revision to start with, and the bundle has errors.
+    #[error("the bundle has errors")]
+    Bundle(Vec<Diagnostic>),
+    /// The bundle could not be applied.
+    #[error(transparent)]
+    Apply(ApplyError),
+    /// A state file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The authority.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// Our own identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The key that signs manifests.
+    #[error(transparent)]
+    ManifestKey(#[from] ManifestKeyError),
+    /// The roots.
+    #[error(transparent)]
+    Trust(#[from] SvidError),
+    /// rustls.
+    #[error("TLS cannot be set up")]
+    Tls(#[from] rustls::Error),
+    /// The trust domain.
+    #[error(transparent)]
+    TrustDomain(#[from] SpiffeIdError),
+    /// An address that cannot be listened on.
+    #[error("cannot listen on {address} ({what}); {hint}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What for.
+        what: &'static str,
+        /// What to do.
+        hint: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The API would be reachable from elsewhere without TLS.
+    #[error(
+        "control.api is {0}, which others can reach, and the API has no TLS; use a loopback address and a tunnel"
+    )]
+    ApiExposed(SocketAddr),
+    /// A fault of this program.
+    #[error("this is a fault of Testudo: {0}")]
+    Internal(String),
+}
+
+/// Runs the control plane until `stop`.
+///
+/// # Errors
+/// See [`ControlError`]; nothing listens then.
+pub async fn run(options: ControlOptions, stop: CancellationToken) -> Result<(), ControlError> {
+    let control = open(&options)?;
+    let current = control
+        .revisions
+        .current()
+        .ok_or_else(|| ControlError::Bundle(Vec::new()))?;
+    let api = listen(
+        options.api.unwrap_or(current.config.control.api),
+        "control.api",
+    )
+    .await?;
+    let mesh = listen(
+        options.mesh.unwrap_or(current.config.control.mesh),
+        "control.mesh",
+    )
+    .await?;
+    let (api_address, mesh_address) = (local(&api)?, local(&mesh)?);
+    if !api_address.ip().is_loopback() {
+        return Err(ControlError::ApiExposed(api_address));
+    }
+    let token = admin_token(&options.state_dir)?;
+    let state = ApiState::new(Arc::clone(&control), token, api_address)
+        .map_err(|error| ControlError::Internal(error.to_string()))?;
+
+    let serving = stop.child_token();
+    renew_own_identity(&control)?;
+    let incoming = listener::accept(mesh, Arc::clone(&control.tls), serving.clone())?;
+    let service = MeshServer::new(MeshService {
+        control: Arc::clone(&control),
+    })
+    .max_decoding_message_size(8 * 1024 * 1024)
+    .max_encoding_message_size(MAX_MESSAGE);
+    let mut tasks = tokio::task::JoinSet::new();
+    let ended = serving.clone();
+    tasks.spawn(async move {
+        let served = tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(10)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+            .add_service(service)
+            .serve_with_incoming_shutdown(incoming, ended.cancelled_owned())
+            .await;
+        if let Err(error) = served {
+            tracing::error!(%error, "the mesh port stopped");
+        }
+    });
+    tasks.spawn(api::serve(api, state, serving.clone()));
+    tasks.spawn(upkeep(Arc::clone(&control), serving.clone()));
+    if options.watch {
+        tasks.spawn(files::watch(
+            Arc::clone(&control),
+            options.bundle_dir.clone(),
+            serving.clone(),
+        ));
+    }
+    announce(&options.state_dir, api_address, mesh_address)?;
+    tracing::info!(api = %api_address, mesh = %mesh_address, revision = current.number, "control is ready");
+    drop(current);
+
+    stop.cancelled().await;
+    // Streams end first, so that proxies reconnect to a successor at once.
+    control.fleet.disconnect_all();
+    let drained = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        tracing::debug!("some requests were still open when control stopped");
+    }
+    Ok(())
+}
+
+/// Everything before the first socket.
+fn open(options: &ControlOptions) -> Result<Arc<Control>, ControlError> {
+    ensure_private_folder(&options.state_dir)?;
+    let store = Store::open(&options.state_dir.join("store.redb"))?;
+    let manifest_key = ManifestKey::load_or_create(&options.state_dir.join("manifest.key"))?;
+    let fleet = Arc::new(Fleet::default());
+    let public_key = manifest_key.public();
+    let revisions = Revisions::open(store.clone(), manifest_key, Arc::clone(&fleet))
+        .map_err(ControlError::Apply)?;
+    let bundle_error = apply_at_start(&revisions, &options.bundle_dir)?;
+    let current = revisions
+        .current()
+        .ok_or_else(|| ControlError::Bundle(Vec::new()))?;
+    let domain = TrustDomain::new(&current.config.trust_domain)?;
+    let authority = Authority::load_or_create(&options.state_dir.join("ca"), &domain, unix_now())?;
+    let tls = MeshTls::new(domain.clone(), Clock::system().into());
+    tls.set_trust(authority.trust().clone())?;
+    fleet.publish_trust(
+        authority
+            .trust()
+            .roots()
+            .iter()
+            .map(|root| root.to_vec())
+            .collect(),
+    );
+    let control = Arc::new(Control {
+        store,
+        fleet,
+        decisions: Decisions::default(),
+        revisions,
+        bundle_dir: options.bundle_dir.clone(),
+        started: jiff::Timestamp::now(),
+        authority: RwLock::new(authority),
+        manifest_key: public_key,
+        domain,
+        tls,
+        bundle_error: Mutex::new(bundle_error),
+    });
+    control.spread_revocations()?;
+    control.fleet.preset_token_keys(control.token_keys()?);
+    Ok(control)
+}
+
+/// Applies the bundle's files. With an earlier revision in the store a broken bundle is no reason not
+/// to start: the mesh goes on with that one, and `status` says why.
+fn apply_at_start(revisions: &Revisions, dir: &Path) -> Result<Option<String>, ControlError> {
+    let applied = match bundle::load(dir) {
+        Ok(bundle) => revisions.apply(bundle, None, "files", "start"),
+        Err(diagnostics) => Err(ApplyError::Refused(diagnostics.sorted())),
+    };
+    match applied {
+        Ok(_) => Ok(None),
+        Err(ApplyError::Refused(list)) if revisions.current().is_none() => {
+            Err(ControlError::Bundle(list))
+        }
+        Err(error @ (ApplyError::Refused(_) | ApplyError::TrustDomain { .. })) => {
+            let error = crate::describe(&error);
+            tracing::error!("the bundle is not applied; the last revision goes on: {error}");
+            Ok(Some(error))
+        }
+        Err(error) => Err(ControlError::Apply(error)),
+    }
+}
+
+/// Control's own SVID lives in memory only: a restart makes a new one.
+fn renew_own_identity(control: &Control) -> Result<(), ControlError> {
+    let request = KeyRequest::generate()?;
+    let id = SpiffeId::control(&control.domain);
+    let now = unix_now();
+    let authority = control.authority();
+    let issued = authority.issue_svid(request.csr(), &id, OWN_TTL, now)?;
+    let identity = request.accept(
+        issued.chain,
+        authority.trust(),
+        &id,
+        Duration::from_secs(now),
+    )?;
+    drop(authority);
+    Ok(control.tls.set_identity(identity.shared())?)
+}
+
+/// Renews our own SVID at half of its life, and the authority's issuing certificate when that is due.
+async fn upkeep(control: Arc<Control>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(UPKEEP) => {}
+            () = stop.cancelled() => return,
+        }
+        if let Err(error) = control.authority_mut().maintain(unix_now()) {
+            tracing::error!(%error, "the authority needs attention");
+        }
+        let half = OWN_TTL.as_secs() / 2;
+        let due = control
+            .tls
+            .identity()
+            .is_none_or(|own| own.not_after() < unix_now() + half);
+        if due && let Err(error) = renew_own_identity(&control) {
+            tracing::error!(%error, "control cannot renew its own identity");
+        }
+    }
+}
+
+async fn listen(address: SocketAddr, what: &'static str) -> Result<TcpListener, ControlError> {
+    TcpListener::bind(address).await.map_err(|source| {
+        let hint = match source.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                "another process has this port; stop it, or set another address in testudo.yaml"
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need privileges; choose a higher one"
+            }
+            std::io::ErrorKind::AddrNotAvailable => "this machine does not have that address",
+            _ => "choose another address in testudo.yaml",
+        };
+        ControlError::Listen {
+            address,
+            what,
+            hint,
+            source,
+        }
+    })
+}
+
+fn local(listener: &TcpListener) -> Result<SocketAddr, ControlError> {
+    listener
+        .local_addr()
+        .map_err(|error| ControlError::Internal(format!("a socket has no address: {error}")))
+}
+
+/// The token of the API: kept over restarts, made if missing.
+fn admin_token(state_dir: &Path) -> Result<String, ControlError> {
+    let path = state_dir.join("admin.token");
+    if let Some(kept) = read_private(&path)?
+        && let Ok(token) = std::str::from_utf8(&kept)
+        && token.trim().len() >= 32
+    {
+        return Ok(token.trim().to_string());
+    }
+    let token = BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>());
+    write_private(&path, token.as_bytes())?;
+    Ok(token)
+}
+
+/// Tells others on this machine where control answers.
+fn announce(state_dir: &Path, api: SocketAddr, mesh: SocketAddr) -> Result<(), ControlError> {
+    let ready = json!({"api": api, "mesh": mesh, "pid": std::process::id()});
+    Ok(write_private(
+        &state_dir.join("control.json"),
+        ready.to_string().as_bytes(),
+    )?)
+}
