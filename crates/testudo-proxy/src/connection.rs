@@ -22,10 +22,11 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::core::{Core, Side};
-use crate::io::{Activity, Opening, Replayed, Watched, opening};
+use crate::io::{Activity, OpenConnection, Opening, Replayed, Watched, opening};
 use crate::listener::Admitted;
 use crate::request;
 use crate::watchdog::{Act, Watchdog};
+use testudo_watch::ConnectionKind;
 
 /// What the requests of one connection have in common.
 pub(crate) struct Connection {
@@ -41,10 +42,16 @@ pub(crate) struct Connection {
     pub(crate) closing: Cell<bool>,
     /// The place among all connections; kept as long as the connection or a tunnel made of it.
     _place: Admitted,
+    _open: OpenConnection,
 }
 
 impl Connection {
-    fn new(side: Side, peer: Peer, place: Admitted) -> Self {
+    fn new(core: &Core, side: Side, peer: Peer, place: Admitted) -> Self {
+        let kind = match side {
+            Side::Edge => ConnectionKind::edge,
+            Side::Inbound => ConnectionKind::inbound,
+            Side::Outbound => ConnectionKind::outbound,
+        };
         Connection {
             side,
             peer,
@@ -53,6 +60,7 @@ impl Connection {
             activity: Activity::new(),
             closing: Cell::new(false),
             _place: place,
+            _open: OpenConnection::new(&core.shared.metrics, kind),
         }
     }
 }
@@ -73,7 +81,7 @@ pub(crate) async fn serve_tcp(
         Side::Edge => serve_edge(core, stream, address, place).await,
         Side::Inbound => serve_inbound(core, stream, address, place).await,
         Side::Outbound => {
-            let connection = Connection::new(side, client(address, false, None), place);
+            let connection = Connection::new(&core, side, client(address, false, None), place);
             serve_plain(core, connection, stream).await;
         }
     }
@@ -83,7 +91,7 @@ pub(crate) async fn serve_tcp(
 /// application does.
 pub(crate) async fn serve_unix(core: Rc<Core>, side: Side, stream: UnixStream, place: Admitted) {
     let peer = client(IpAddr::V4(Ipv4Addr::LOCALHOST), false, None);
-    let mut connection = Connection::new(side, peer, place);
+    let mut connection = Connection::new(&core, side, peer, place);
     connection.sender = Sender::Application;
     serve_plain(core, connection, stream).await;
 }
@@ -110,7 +118,7 @@ async fn serve_edge(core: Rc<Core>, stream: TcpStream, address: IpAddr, place: A
         _ => return,
     };
     if tls == Some(false) || (tls.is_none() && !looks_like_tls) {
-        let connection = Connection::new(Side::Edge, client(address, false, None), place);
+        let connection = Connection::new(&core, Side::Edge, client(address, false, None), place);
         return serve_plain(core, connection, stream).await;
     }
     let config = match core.edge_tls.of(&core.shared, snapshot.as_ref()) {
@@ -132,7 +140,7 @@ async fn serve_edge(core: Rc<Core>, stream: TcpStream, address: IpAddr, place: A
         .server_name()
         .map(|name| Arc::from(name.to_ascii_lowercase()));
     let http2 = tls.alpn_protocol() == Some(b"h2");
-    let connection = Connection::new(Side::Edge, client(address, true, name), place);
+    let connection = Connection::new(&core, Side::Edge, client(address, true, name), place);
     serve(core, connection, stream, http2).await;
 }
 
@@ -169,7 +177,7 @@ async fn serve_inbound(core: Rc<Core>, stream: TcpStream, address: IpAddr, place
         not_after: session.peer().not_after,
         address,
     };
-    let mut connection = Connection::new(Side::Inbound, peer, place);
+    let mut connection = Connection::new(&core, Side::Inbound, peer, place);
     connection.session = Some(session);
     serve(core, connection, stream, http2).await;
 }

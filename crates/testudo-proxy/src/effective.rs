@@ -25,6 +25,8 @@ pub fn json(shared: &Shared) -> Value {
         "threads": shared.options.thread_count(),
         "connections": shared.connections.open(),
         "panics": shared.panics.count(),
+        "refused_handshakes": shared.refused_handshakes.count(),
+        "events_dropped": shared.events.dropped(),
         "listen": bound.listen,
         "inbound": bound.inbound,
         "outbound": bound.outbound,

@@ -59,7 +59,7 @@ impl Exchange {
             wire: Wire::of(&head.headers),
             http2: head.version == http::Version::HTTP_2,
             headers: HeaderMap::new(),
-            active: Active::begin(&connection.activity),
+            active: Active::begin(&connection.activity, &core.shared.metrics),
         }
     }
 

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use testudo_watch::{ConnectionKind, Metrics};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 /// When something last happened on a connection. Milliseconds since it began; zero: not now.
@@ -94,19 +95,49 @@ impl Activity {
 }
 
 /// A request that a connection is busy with.
-pub(crate) struct Active(Arc<Activity>);
+pub(crate) struct Active {
+    activity: Arc<Activity>,
+    metrics: Arc<Metrics>,
+}
 
 impl Active {
     /// Its head is complete.
-    pub(crate) fn begin(activity: &Arc<Activity>) -> Self {
+    pub(crate) fn begin(activity: &Arc<Activity>, metrics: &Arc<Metrics>) -> Self {
         activity.request_begins();
-        Active(activity.clone())
+        metrics.request_began();
+        Active {
+            activity: activity.clone(),
+            metrics: metrics.clone(),
+        }
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.request_ends();
+        self.activity.request_ends();
+        self.metrics.request_ended();
+    }
+}
+
+/// An open connection, as the metrics see it.
+pub(crate) struct OpenConnection {
+    metrics: Arc<Metrics>,
+    kind: ConnectionKind,
+}
+
+impl OpenConnection {
+    pub(crate) fn new(metrics: &Arc<Metrics>, kind: ConnectionKind) -> Self {
+        metrics.connection_opened(kind);
+        OpenConnection {
+            metrics: metrics.clone(),
+            kind,
+        }
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.metrics.connection_closed(self.kind);
     }
 }
 

@@ -18,7 +18,6 @@ mod body;
 mod connection;
 mod core;
 mod drain;
-mod events;
 mod exchange;
 mod forwarding;
 mod io;

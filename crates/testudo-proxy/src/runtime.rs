@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use testudo_guard::snapshot::Role;
+use testudo_watch::{LogOptions, Metrics, Recorder, RecorderOptions, RingOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
@@ -14,12 +15,14 @@ use tokio::task::LocalSet;
 use crate::admin;
 use crate::core::{self, Assignment, Side};
 use crate::drain::Phase;
-use crate::events::EventQueue;
 use crate::jwks;
 use crate::listener;
 use crate::options::{ListenAddress, ProxyOptions};
-use crate::shared::{Bound, Shared};
+use crate::shared::{Bound, Evidence, Shared};
 use crate::state::{self, Ready};
+
+/// Events that may wait for the link to control.
+const FORWARDED_EVENTS: usize = 8192;
 
 /// Why a proxy could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -55,22 +58,41 @@ pub enum ProxyError {
 /// # Errors
 /// It cannot start; see [`ProxyError`].
 pub fn run(options: ProxyOptions) -> Result<(), ProxyError> {
-    serve(&prepare(options)?)
+    let (shared, recorder) = prepare(options)?;
+    let result = serve(&shared);
+    // What is queued is written before the process ends.
+    recorder.stop();
+    result
 }
 
-/// Makes the state folder and everything that threads share; nothing listens yet.
+/// Makes the state folder, everything that threads share, and the thread that records events; nothing
+/// listens yet.
 ///
 /// # Errors
 /// The state folder cannot be used.
-pub fn prepare(options: ProxyOptions) -> Result<Arc<Shared>, ProxyError> {
+pub fn prepare(options: ProxyOptions) -> Result<(Arc<Shared>, Recorder), ProxyError> {
+    let dir = options.state_dir.clone();
     let state_error = |source| ProxyError::State {
-        path: options.state_dir.clone(),
+        path: dir.clone(),
         source,
     };
-    state::prepare(&options.state_dir).map_err(state_error)?;
-    let secret = state::outbound_secret(&options.state_dir).map_err(state_error)?;
-    let (events, receiver) = EventQueue::new();
-    Ok(Arc::new(Shared::new(options, secret, events, receiver)))
+    state::prepare(&dir).map_err(state_error)?;
+    let secret = state::outbound_secret(&dir).map_err(state_error)?;
+    let metrics = Arc::new(Metrics::new());
+    let (forward, forwarded) = mpsc::channel(FORWARDED_EVENTS);
+    let (events, recorder) = Recorder::start(RecorderOptions {
+        metrics: metrics.clone(),
+        decision_log: Some((dir.join("decisions.jsonl"), LogOptions::default())),
+        ring: Some((dir.join("ring"), RingOptions::default())),
+        forward: Some(forward),
+    })
+    .map_err(state_error)?;
+    let evidence = Evidence {
+        metrics,
+        events,
+        forwarded,
+    };
+    Ok((Arc::new(Shared::new(options, secret, evidence)), recorder))
 }
 
 /// Runs what [`prepare`] made, on this thread and its data threads, until it has drained.
@@ -179,7 +201,23 @@ async fn report_ready(shared: &Arc<Shared>) {
             }
         }
         shared.installed.drop_retired();
+        publish(shared);
         let _ = tokio::time::timeout(Duration::from_secs(1), changes.changed()).await;
+    }
+}
+
+/// What the metrics say of the proxy itself.
+fn publish(shared: &Shared) {
+    if let Some(snapshot) = shared.installed.snapshot.load_full() {
+        shared.metrics.set_revision(snapshot.revision);
+        let services = snapshot.services.keys();
+        shared
+            .metrics
+            .set_services(services.map(|service| &**service));
+    }
+    let mesh = shared.installed.mesh();
+    if let Some(identity) = mesh.and_then(|mesh| mesh.identity()) {
+        shared.metrics.set_svid_expiry(identity.not_after());
     }
 }
 

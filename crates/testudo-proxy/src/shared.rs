@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use testudo_guard::snapshot::EdgeTls;
 use testudo_model::Event;
+use testudo_watch::{EventSender, Metrics};
 use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 use crate::drain::{Drain, Phase};
-use crate::events::EventQueue;
 use crate::installed::Installed;
 use crate::listener::Connections;
 use crate::options::ProxyOptions;
@@ -33,13 +33,22 @@ pub struct Shared {
     pub(crate) connections: Connections,
     pub(crate) outbound_secret: Secret,
     pub(crate) bound: OnceLock<Bound>,
-    pub(crate) events: EventQueue,
-    receiver: Mutex<Option<mpsc::Receiver<Event>>>,
+    /// What is counted; `/metrics` shows it.
+    pub metrics: Arc<Metrics>,
+    pub(crate) events: EventSender,
+    forwarded: Mutex<Option<mpsc::Receiver<Arc<Event>>>>,
     pub(crate) health: HealthTable,
     pub(crate) open_traces: OpenTraces,
     /// Connections to the inbound side that did not prove to be of this mesh.
     pub(crate) refused_handshakes: Counter,
     inbound_tls: OnceLock<Arc<rustls::ServerConfig>>,
+}
+
+/// Where events go.
+pub(crate) struct Evidence {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) events: EventSender,
+    pub(crate) forwarded: mpsc::Receiver<Arc<Event>>,
 }
 
 /// Counts up.
@@ -70,12 +79,7 @@ pub struct Bound {
 }
 
 impl Shared {
-    pub(crate) fn new(
-        options: ProxyOptions,
-        outbound_secret: Secret,
-        events: EventQueue,
-        receiver: mpsc::Receiver<Event>,
-    ) -> Self {
+    pub(crate) fn new(options: ProxyOptions, outbound_secret: Secret, evidence: Evidence) -> Self {
         let name = OnceLock::new();
         if let Some(given) = &options.name {
             let _ = name.set(Arc::from(given.as_str()));
@@ -90,8 +94,9 @@ impl Shared {
             panics: Panics::default(),
             outbound_secret,
             bound: OnceLock::new(),
-            events,
-            receiver: Mutex::new(Some(receiver)),
+            metrics: evidence.metrics,
+            events: evidence.events,
+            forwarded: Mutex::new(Some(evidence.forwarded)),
             health: HealthTable::default(),
             open_traces: OpenTraces::default(),
             refused_handshakes: Counter::default(),
@@ -132,9 +137,9 @@ impl Shared {
         }
     }
 
-    /// The reading end of the event queue, for the one who takes it first.
-    pub fn take_events(&self) -> Option<mpsc::Receiver<Event>> {
-        self.receiver
+    /// Events on their way to control, for the one who takes them first.
+    pub fn take_events(&self) -> Option<mpsc::Receiver<Arc<Event>>> {
+        self.forwarded
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take()

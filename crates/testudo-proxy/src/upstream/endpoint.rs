@@ -14,6 +14,7 @@ use rustls::ClientConfig;
 use testudo_identity::svid::{SvidError, Usage};
 use testudo_identity::tls::PeerSession;
 use testudo_identity::{Alpn, MeshTls, SpiffeId};
+use testudo_watch::{ConnectionKind, Metrics};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
@@ -21,6 +22,7 @@ use tokio_rustls::TlsConnector;
 use super::health::{Health, InFlight};
 use crate::body::RequestBody;
 use crate::core::LocalExecutor;
+use crate::io::OpenConnection;
 use crate::options::Caps;
 use crate::tasks::Panics;
 
@@ -94,6 +96,7 @@ pub(crate) struct Endpoint {
     secured: Option<Secured>,
     caps: Caps,
     panics: Panics,
+    metrics: Arc<Metrics>,
     idle: RefCell<VecDeque<Idle>>,
     shared: RefCell<Vec<Rc<Shared>>>,
     /// Held while an HTTP/2 connection is opened, so that many waiting requests open one.
@@ -155,7 +158,7 @@ impl Endpoint {
         address: Address,
         secured: Option<Secured>,
         health: Arc<Health>,
-        (caps, panics): (Caps, Panics),
+        (caps, panics, metrics): (Caps, Panics, Arc<Metrics>),
     ) -> Rc<Self> {
         Rc::new(Endpoint {
             name,
@@ -164,6 +167,7 @@ impl Endpoint {
             secured,
             caps,
             panics,
+            metrics,
             idle: RefCell::default(),
             shared: RefCell::default(),
             opening: tokio::sync::Mutex::new(()),
@@ -305,7 +309,10 @@ impl Endpoint {
             return Err(ConnectError::TooMany);
         }
         self.open.set(self.open.get() + 1);
-        Ok(Open(self.open.clone()))
+        Ok(Open {
+            open: self.open.clone(),
+            _counted: OpenConnection::new(&self.metrics, ConnectionKind::upstream),
+        })
     }
 
     async fn connect(&self, alpn: Alpn) -> Result<(Pipe, Option<Rc<PeerSession>>), ConnectError> {
@@ -376,11 +383,14 @@ async fn within<T>(
 }
 
 /// Counts an open connection until its task ends.
-struct Open(Rc<Cell<usize>>);
+struct Open {
+    open: Rc<Cell<usize>>,
+    _counted: OpenConnection,
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
+        self.open.set(self.open.get().saturating_sub(1));
     }
 }
 

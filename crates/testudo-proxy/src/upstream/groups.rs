@@ -171,7 +171,8 @@ impl Upstreams {
         secured: Option<Secured>,
     ) -> Rc<Endpoint> {
         let health = shared.health.of(&name);
-        let common = (shared.options.caps, shared.panics.clone());
+        let metrics = shared.metrics.clone();
+        let common = (shared.options.caps, shared.panics.clone(), metrics);
         let endpoint = Endpoint::new(name.clone(), address, secured, health, common);
         self.endpoints.borrow_mut().insert(name, endpoint.clone());
         endpoint

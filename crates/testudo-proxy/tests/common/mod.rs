@@ -111,7 +111,7 @@ impl World {
             deadline: Duration::from_secs(5),
         };
         change(&mut options);
-        let shared = testudo_proxy::prepare(options).unwrap();
+        let (shared, recorder) = testudo_proxy::prepare(options).unwrap();
         let serving = shared.clone();
         let thread = std::thread::spawn(move || testudo_proxy::serve(&serving));
         wait_for("a proxy listens", || {
@@ -122,6 +122,7 @@ impl World {
             shared,
             thread: Some(thread),
             folder,
+            _recorder: recorder,
         }
     }
 
@@ -187,6 +188,7 @@ pub struct Proxy {
     pub shared: Arc<Shared>,
     thread: Option<JoinHandle<Result<(), ProxyError>>>,
     folder: tempfile::TempDir,
+    _recorder: testudo_watch::Recorder,
 }
 
 impl Proxy {
@@ -225,7 +227,7 @@ impl Proxy {
     }
 
     /// All events so far and from now on; only once.
-    pub fn events(&self) -> tokio::sync::mpsc::Receiver<Event> {
+    pub fn events(&self) -> tokio::sync::mpsc::Receiver<Arc<Event>> {
         self.shared.take_events().unwrap()
     }
 
