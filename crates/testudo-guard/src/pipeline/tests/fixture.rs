@@ -192,6 +192,7 @@ impl Mesh {
                 expires: None,
                 credential: [7; 32],
                 source_ip: None,
+                key: None,
             }),
         };
         let request = TxnRequest {
