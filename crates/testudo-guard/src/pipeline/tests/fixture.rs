@@ -192,7 +192,7 @@ impl Mesh {
                 expires: None,
                 credential: [7; 32],
                 source_ip: None,
-                key: None,
+                key: Arc::from("k"),
             }),
         };
         let request = TxnRequest {
