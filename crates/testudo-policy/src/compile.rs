@@ -38,7 +38,10 @@ pub fn compile(
     role: &Role,
     base_dir: &Path,
 ) -> Result<Snapshot, Diagnostics> {
-    let mut diagnostics = Diagnostics::default();
+    // Files that the bundle's folder lacks; parts of a revision have no such problems.
+    let mut diagnostics = Diagnostics {
+        list: bundle.problems.clone(),
+    };
     let snapshot = snapshot(bundle, revision, digest, role, base_dir, &mut diagnostics);
     match snapshot {
         Some(snapshot) if !diagnostics.has_errors() => Ok(snapshot),

@@ -50,6 +50,11 @@ pub fn all() -> impl Iterator<Item = &'static Explanation> {
         .chain(metrics::ALL)
 }
 
+/// The codes of diagnostics alone.
+pub fn diagnostic_codes() -> impl Iterator<Item = &'static str> {
+    diagnostics::ALL.iter().map(|explanation| explanation.code)
+}
+
 /// The entry of a code.
 pub fn explain(code: &str) -> Option<&'static Explanation> {
     all().find(|explanation| explanation.code == code)

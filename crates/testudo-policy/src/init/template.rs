@@ -119,10 +119,12 @@ fn service_block(text: &mut String, service: &Named, specification: Option<&Spec
                 "      responses: report    # NEXT: enforce, so that nothing undeclared leaks\n",
             );
         }
-        None => text.push_str(
-            "    # NEXT: say what its API is; then requests are checked against it:\n\
-             \x20   # api: {openapi: apis/NAME.yaml}\n",
-        ),
+        None => {
+            text.push_str(
+                "    # NEXT: say what its API is; then requests are checked against it:\n",
+            );
+            let _ = writeln!(text, "    # api: {{openapi: apis/{}.yaml}}", service.name);
+        }
     }
     text.push('\n');
 }

@@ -69,7 +69,9 @@ fn one(out: &mut String, report: Report<'_>, diagnostic: &Diagnostic, style: Sty
         Severity::Warning => ("!", YELLOW),
     };
     let span = &diagnostic.span;
-    let code = format!("{:<15}", diagnostic.code);
+    let widest = report.diagnostics.iter().map(|d| d.code.len()).max();
+    let width = widest.unwrap_or(0).max(15);
+    let code = format!("{:<width$}", diagnostic.code);
     let _ = writeln!(
         out,
         "{} {} {}:{}:{}",
