@@ -1,5 +1,5 @@
 //! Whatever somebody does to a bundle, `check`, `compile` and every output end in diagnostics, never in a panic.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -91,7 +91,7 @@ fn operation(
     let services: Vec<&str> = config.services.keys().map(AsRef::as_ref).collect();
     let Some((service, rest)) = name.split_once(':') else {
         let message = format!("{name} does not say whose operation it is");
-        let all: Vec<String> = apis.values().flat_map(|api| full_names(api)).collect();
+        let all: Vec<String> = apis.values().flat_map(full_names).collect();
         let ends = |full: &&String| full.split_once(':').is_some_and(|(_, op)| op == name);
         let hint = all.iter().find(ends).map_or_else(
             || "write SERVICE:OPERATION".to_owned(),

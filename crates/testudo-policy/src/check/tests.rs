@@ -271,8 +271,10 @@ fn every_mistake_of_services_is_found_in_its_place() {
     }
 }
 
+type Files = &'static [(&'static str, &'static str)];
+
 /// Code, files beside the base, where it is found.
-const FILES: &[(&str, &[(&str, &str)], &str)] = &[
+const FILES: &[(&str, Files, &str)] = &[
     (
         "policy.syntax",
         &[("policies/a.cedar", "permit (principal, action")],

@@ -352,7 +352,8 @@ impl Builder {
             });
         };
         let suffix = tag.suffix.as_str();
-        if !tag.is_yaml_core_schema() && !(tag.handle == "!" && suffix.is_empty()) {
+        let non_specific = tag.handle == "!" && suffix.is_empty();
+        if !tag.is_yaml_core_schema() && !non_specific {
             return Err(unknown_tag(tag, span));
         }
         let value = resolve_plain(&text);
