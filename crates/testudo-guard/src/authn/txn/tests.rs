@@ -232,6 +232,7 @@ fn headers_and_keys_of_others_do_not_count() {
             "no `kid`",
         ),
         (String::new(), "compact JWS"),
+        ("a.".repeat(5000), "longer than 8 KiB"),
         (String::from("a.b.c"), "base64url"),
     ];
     for (token, words) in rows {
