@@ -115,8 +115,9 @@ pub enum Value {
     Bool(bool),
     /// A list of strings.
     Strings(Vec<Arc<str>>),
-    /// It came, but no Cedar value can hold it (a number with more than four digits after the point).
-    /// `has` must hold and reading it must fail: give Cedar a value of another type, an empty record.
+    /// It came, but cannot be read: a number with more than four digits after the point, or another
+    /// type than declared. `has` must hold and reading it must fail: give Cedar a value of another
+    /// type, an empty record.
     Unreadable,
 }
 

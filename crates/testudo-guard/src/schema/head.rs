@@ -9,17 +9,21 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use http::header::{COOKIE, HeaderName};
-use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value as Json};
 use smallvec::SmallVec;
 use testudo_model::{PolicyRef, Reason};
 
 use super::parameter::{Location, Parameter, Style};
 use super::scalar::Scalar;
-use super::shape::{Shape, TypeSet};
+use super::shape::TypeSet;
 use super::text::{self, TextError};
 use super::validator::{Broken, Check, check_bounds, not};
 use super::{Value, ValueKind, Values, Violation, json};
+
+mod styles;
+
+use styles::{Form, form, list, pairs, scalar_text};
+pub(super) use styles::{MemberError, decode, member_value};
 
 /// The parameters of one operation, sorted by where they are carried.
 pub(super) struct Params {
@@ -51,35 +55,6 @@ struct Occurrence<'q> {
     /// The property, for objects.
     name: Cow<'q, str>,
     value: Cow<'q, str>,
-}
-
-/// What a parameter's value may be, as far as decoding needs to know.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Form {
-    Scalar,
-    Array,
-    Object,
-    /// A scalar or a list of them.
-    Either,
-}
-
-fn form(shape: &Shape) -> Form {
-    let scalars = shape.types.without(TypeSet::ARRAY.or(TypeSet::OBJECT));
-    if shape.types == TypeSet::ALL {
-        Form::Scalar
-    } else if scalars == TypeSet::NONE || scalars == TypeSet::NULL {
-        if shape.types.has(TypeSet::ARRAY) {
-            Form::Array
-        } else if shape.types.has(TypeSet::OBJECT) {
-            Form::Object
-        } else {
-            Form::Scalar
-        }
-    } else if shape.types.has(TypeSet::ARRAY) {
-        Form::Either
-    } else {
-        Form::Scalar
-    }
 }
 
 fn is_exploded_object(parameter: &Parameter) -> bool {
@@ -359,7 +334,7 @@ fn check_occurrences(
             if exploded && (found.len() > 1 || form(shape) == Form::Array) =>
         {
             let items = found.iter().map(|occurrence| &*occurrence.value);
-            let items = typed_items(parameter, items)?;
+            let items = typed_items(parameter, items, values)?;
             check_json(parameter, &items, values)
         }
         Form::Scalar | Form::Array | Form::Object | Form::Either => {
@@ -391,26 +366,30 @@ fn check_text(parameter: &Parameter, text: &str, values: &mut Values) -> Result<
         return Ok(());
     }
     match form(&parameter.schema.shape) {
-        Form::Scalar => check_scalar(parameter, scalar_text(parameter, text)?, values),
+        Form::Scalar => check_scalar(
+            parameter,
+            scalar_text(parameter, text).map_err(|_| unstyled(parameter))?,
+            values,
+        ),
         Form::Either => {
-            let scalar = scalar_text(parameter, text)?;
+            let scalar = scalar_text(parameter, text).map_err(|_| unstyled(parameter))?;
             if let Ok(value) = text::typed(scalar, parameter.schema.shape.types)
                 && parameter.schema.is_valid(&value)
             {
                 return check_json(parameter, &value, values);
             }
-            let items = list(parameter, text)?;
-            let items = typed_items(parameter, items.into_iter())?;
+            let items = list(parameter, text).map_err(|_| unstyled(parameter))?;
+            let items = typed_items(parameter, items.into_iter(), values)?;
             check_json(parameter, &items, values)
         }
         Form::Array => {
-            let items = list(parameter, text)?;
-            let items = typed_items(parameter, items.into_iter())?;
+            let items = list(parameter, text).map_err(|_| unstyled(parameter))?;
+            let items = typed_items(parameter, items.into_iter(), values)?;
             check_json(parameter, &items, values)
         }
         Form::Object => {
             let mut members = Map::new();
-            for (name, value) in pairs(parameter, text)? {
+            for (name, value) in pairs(parameter, text).map_err(|_| unstyled(parameter))? {
                 add_member(parameter, &mut members, name, value)?;
             }
             check_json(parameter, &Json::Object(members), values)
@@ -432,18 +411,18 @@ fn check_scalar(parameter: &Parameter, text: &str, values: &mut Values) -> Resul
             (Value::String(Arc::from(text)), result)
         }
         Scalar::Integer { min, max } => {
-            let value = text::integer(text).map_err(|error| untyped(parameter, error))?;
+            let value = text::integer(text).map_err(|error| unread(parameter, error, values))?;
             (Value::Long(value), check_bounds(value, *min, *max))
         }
         Scalar::Number(range) => {
-            let value = text::number(text).map_err(|error| untyped(parameter, error))?;
+            let value = text::number(text).map_err(|error| unread(parameter, error, values))?;
             let result = range.check(value.as_f64().unwrap_or(f64::NAN));
             (text::decimal(&value), result)
         }
         Scalar::Boolean => match text {
             "true" => (Value::Bool(true), Ok(())),
             "false" => (Value::Bool(false), Ok(())),
-            _ => return Err(broken(not("boolean"))),
+            _ => (Value::Unreadable, Err(not("boolean"))),
         },
     };
     if parameter.kind.is_some() {
@@ -459,7 +438,7 @@ fn check_general_scalar(
     values: &mut Values,
 ) -> Result<(), Violation> {
     let types = parameter.schema.shape.types;
-    let value = text::typed(text, types).map_err(|error| untyped(parameter, error))?;
+    let value = text::typed(text, types).map_err(|error| unread(parameter, error, values))?;
     if !value.is_string() && types.has(TypeSet::STRING) && !parameter.schema.is_valid(&value) {
         return check_json(parameter, &Json::String(text.to_owned()), values);
     }
@@ -495,102 +474,18 @@ fn keep(parameter: &Parameter, value: Value, values: &mut Values) {
     list.push((parameter.name.clone(), value));
 }
 
-/// A scalar without the decoration of its style.
-fn scalar_text<'a>(parameter: &Parameter, text: &'a str) -> Result<&'a str, Violation> {
-    let bare = match parameter.style {
-        Style::Label => text.strip_prefix('.'),
-        Style::Matrix => text
-            .strip_prefix(';')
-            .and_then(|text| text.strip_prefix(&*parameter.name))
-            .and_then(|text| text.strip_prefix('=')),
-        Style::Simple
-        | Style::Form
-        | Style::SpaceDelimited
-        | Style::PipeDelimited
-        | Style::DeepObject
-        | Style::Json => Some(text),
-    };
-    bare.ok_or_else(|| unstyled(parameter))
-}
-
-/// The items of a list.
-fn list<'a>(parameter: &Parameter, text: &'a str) -> Result<Vec<&'a str>, Violation> {
-    if parameter.style == Style::Matrix && parameter.explode {
-        let text = text.strip_prefix(';').ok_or_else(|| unstyled(parameter))?;
-        return text
-            .split(';')
-            .map(|item| match item.split_once('=') {
-                Some((name, value)) if *name == *parameter.name => Ok(value),
-                _ => Err(unstyled(parameter)),
-            })
-            .collect();
+/// A value of another type than declared: policies must not take it for absent.
+fn unread(parameter: &Parameter, error: TextError, values: &mut Values) -> Violation {
+    if parameter.kind.is_some() {
+        keep(parameter, Value::Unreadable, values);
     }
-    let text = scalar_text(parameter, text)?;
-    if text.is_empty() {
-        return Ok(Vec::new());
-    }
-    Ok(text
-        .split(separator(parameter))
-        .map(|item| trim(parameter, item))
-        .collect())
-}
-
-/// Names and values of an object.
-fn pairs<'a>(parameter: &Parameter, text: &'a str) -> Result<Vec<(&'a str, &'a str)>, Violation> {
-    if parameter.explode {
-        let (text, separator) = match parameter.style {
-            Style::Matrix => (text.strip_prefix(';'), ';'),
-            Style::Label => (text.strip_prefix('.'), '.'),
-            Style::Simple
-            | Style::Form
-            | Style::SpaceDelimited
-            | Style::PipeDelimited
-            | Style::DeepObject
-            | Style::Json => (Some(text), ','),
-        };
-        let text = text.ok_or_else(|| unstyled(parameter))?;
-        return text
-            .split(separator)
-            .map(|pair| {
-                let pair = trim(parameter, pair).split_once('=');
-                pair.ok_or_else(|| unstyled(parameter))
-            })
-            .collect();
-    }
-    let mut parts = list(parameter, text)?.into_iter();
-    let mut members = Vec::new();
-    while let Some(name) = parts.next() {
-        let value = parts.next().ok_or_else(|| unstyled(parameter))?;
-        members.push((name, value));
-    }
-    Ok(members)
-}
-
-fn separator(parameter: &Parameter) -> char {
-    match parameter.style {
-        Style::Label if parameter.explode => '.',
-        Style::SpaceDelimited => ' ',
-        Style::PipeDelimited => '|',
-        Style::Simple
-        | Style::Label
-        | Style::Matrix
-        | Style::Form
-        | Style::DeepObject
-        | Style::Json => ',',
-    }
-}
-
-/// Items of header lists may have space around them (RFC 9110 section 5.6.1).
-fn trim<'a>(parameter: &Parameter, text: &'a str) -> &'a str {
-    match parameter.location {
-        Location::Header => text.trim(),
-        Location::Path | Location::Query | Location::Cookie => text,
-    }
+    untyped(parameter, error)
 }
 
 fn typed_items<'a>(
     parameter: &Parameter,
     items: impl Iterator<Item = &'a str>,
+    values: &mut Values,
 ) -> Result<Json, Violation> {
     let types = match &parameter.schema.shape.items {
         Some(items) => items.types,
@@ -600,7 +495,7 @@ fn typed_items<'a>(
     let typed: Result<Vec<_>, _> = typed.collect();
     typed
         .map(Json::Array)
-        .map_err(|error| untyped(parameter, error))
+        .map_err(|error| unread(parameter, error, values))
 }
 
 /// Adds a property of an object; a second value is a list where the schema has one, else a duplicate.
@@ -623,62 +518,6 @@ fn add_member(
         members.insert(name.to_owned(), value);
     }
     Ok(())
-}
-
-pub(super) enum MemberError {
-    Duplicate,
-    Text(TextError),
-}
-
-/// The typed value of a form's field or an object's property, to be inserted; `None`: it was added to
-/// the list that is already there.
-pub(super) fn member_value(
-    shape: &Shape,
-    present: Option<&mut Json>,
-    name: &str,
-    text: &str,
-) -> Result<Option<Json>, MemberError> {
-    let property = shape.property(name);
-    let types = property.map_or(TypeSet::STRING, |property| property.types);
-    let is_list = property.is_some_and(|property| form(property) == Form::Array);
-    if !is_list {
-        if present.is_some() {
-            return Err(MemberError::Duplicate);
-        }
-        return text::typed(text, types)
-            .map(Some)
-            .map_err(MemberError::Text);
-    }
-    let items = property.and_then(|property| property.items.as_deref());
-    let items = items.map_or(TypeSet::STRING, |items| items.types);
-    let item = text::typed(text, items).map_err(MemberError::Text)?;
-    if let Some(Json::Array(list)) = present {
-        list.push(item);
-        return Ok(None);
-    }
-    Ok(Some(Json::Array(vec![item])))
-}
-
-/// Percent-decoding, once. `plus`: `+` is a space (forms and queries). `None`: broken or not UTF-8.
-pub(super) fn decode(raw: &str, plus: bool) -> Option<Cow<'_, str>> {
-    let spaced = if plus && raw.contains('+') {
-        Cow::Owned(raw.replace('+', " "))
-    } else {
-        Cow::Borrowed(raw)
-    };
-    if !spaced.contains('%') {
-        return Some(spaced);
-    }
-    let mut escapes = spaced.split('%').skip(1);
-    let complete = escapes.all(|after| {
-        let digits = after.as_bytes().get(..2);
-        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
-    });
-    if !complete {
-        return None;
-    }
-    let decoded = percent_decode_str(&spaced).decode_utf8().ok()?;
-    Some(Cow::Owned(decoded.into_owned()))
 }
 
 fn missing(parameter: &Parameter) -> Result<(), Violation> {

@@ -74,8 +74,7 @@ impl OperationSchema {
     /// [`super::OperationMatcher::find`] returns them.
     ///
     /// All parameters are decoded into `values` even after the first violation, so that report mode
-    /// and policies still see what could be read. A parameter that policies read and that could not
-    /// be decoded is left out.
+    /// and policies still see what could be read. One that is not of its type is [`super::Value::Unreadable`].
     ///
     /// # Errors
     /// The first violation: `request.malformed` or `schema.params`.

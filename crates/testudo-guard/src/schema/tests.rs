@@ -429,6 +429,18 @@ fn values_are_typed_once_and_kept_even_where_a_rule_is_broken() {
             "p=a&p=b",
             Value::Strings(vec!["a".into(), "b".into()]),
         ),
+        (json!({"type": "integer"}), "p=x", Value::Unreadable),
+        (json!({"type": "boolean"}), "p=1", Value::Unreadable),
+        (
+            json!({"type": "array", "items": {"type": "integer"}}),
+            "p=1&p=x",
+            Value::Unreadable,
+        ),
+        (
+            json!({"$ref": "#/$defs/0", "$defs": {"0": {"type": "integer", "maximum": 5}}}),
+            "p=6",
+            Value::Long(6),
+        ),
         (
             json!({"type": "string", "format": "date"}),
             "p=2026-02-30",
@@ -773,6 +785,24 @@ fn bodies() {
     ];
     assert_eq!(check(json, r#"{"sku":"a","count":2,"gift":true}"#).1, read);
     assert_eq!(check(form, "sku=a&count=2").1, read);
+    // Not absent: a forbid that asks for it must notice.
+    let (_, mistyped) = check(json, r#"{"sku":"a","count":"2"}"#);
+    assert_eq!(mistyped[0], ("count".into(), Value::Unreadable));
+    let (_, null) = check(json, r#"{"sku":"a","count":null}"#);
+    assert_eq!(null.len(), 1);
+}
+
+#[test]
+fn references_to_scalars_need_no_json() {
+    let schema = Schema::compile(&json!({
+        "$ref": "#/$defs/0",
+        "$defs": {"0": {"$ref": "#/$defs/1"}, "1": {"type": "string", "maxLength": 2}},
+    }));
+    let schema = schema.unwrap();
+    assert!(matches!(schema.check, validator::Check::Scalar(_)));
+    assert!(schema.is_valid(&json!("ab")) && !schema.is_valid(&json!("abc")));
+    let circle = json!({"$ref": "#/$defs/0", "$defs": {"0": {"$ref": "#/$defs/0"}}});
+    let _ = Schema::compile(&circle);
 }
 
 #[test]

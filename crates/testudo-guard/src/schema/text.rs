@@ -69,8 +69,8 @@ pub(super) fn typed(text: &str, types: TypeSet) -> Result<Json, TextError> {
     Err(error)
 }
 
-/// What policies read of a JSON value. `Ok(None)`: nothing (null, or another type than declared,
-/// which the schema's own check refuses).
+/// What policies read of a JSON value; `Ok(None)` for null, which is nothing to them. Another type
+/// than declared cannot be read: where schemas are only reported, a policy must not take it for absent.
 ///
 /// # Errors
 /// An integer outside i64.
@@ -78,13 +78,16 @@ pub(super) fn readable(value: &Json, kind: ValueKind) -> Result<Option<Value>, T
     Ok(match (kind, value) {
         (ValueKind::String, Json::String(text)) => Some(Value::String(Arc::from(text.as_str()))),
         (ValueKind::Bool, Json::Bool(value)) => Some(Value::Bool(*value)),
-        (ValueKind::Long, Json::Number(number)) => whole(number)?.map(Value::Long),
+        (ValueKind::Long, Json::Number(number)) => {
+            Some(whole(number)?.map_or(Value::Unreadable, Value::Long))
+        }
         (ValueKind::Decimal, Json::Number(number)) => Some(decimal(number)),
         (ValueKind::Strings, Json::Array(items)) => items
             .iter()
             .map(|item| item.as_str().map(Arc::from))
             .collect::<Option<Vec<_>>>()
-            .map(Value::Strings),
+            .map_or(Some(Value::Unreadable), |items| Some(Value::Strings(items))),
+        (_, Json::Null) => None,
         (
             ValueKind::String
             | ValueKind::Bool
@@ -92,7 +95,7 @@ pub(super) fn readable(value: &Json, kind: ValueKind) -> Result<Option<Value>, T
             | ValueKind::Decimal
             | ValueKind::Strings,
             _,
-        ) => None,
+        ) => Some(Value::Unreadable),
     })
 }
 
@@ -190,9 +193,9 @@ mod tests {
         for (value, kind, expected) in [
             (json!(17), ValueKind::Long, Ok(Some(Value::Long(17)))),
             (json!(17.0), ValueKind::Long, Ok(Some(Value::Long(17)))),
-            (json!(17.5), ValueKind::Long, Ok(None)),
+            (json!(17.5), ValueKind::Long, Ok(Some(Value::Unreadable))),
             (json!(1e30), ValueKind::Long, Err(TextError::Range)),
-            (json!("17"), ValueKind::Long, Ok(None)),
+            (json!("17"), ValueKind::Long, Ok(Some(Value::Unreadable))),
             (json!(17), ValueKind::Decimal, decimal("17.0")),
             (json!(-0.25), ValueKind::Decimal, decimal("-0.25")),
             (json!(1e3), ValueKind::Decimal, decimal("1000.0")),
@@ -209,7 +212,11 @@ mod tests {
                 ValueKind::Strings,
                 Ok(Some(Value::Strings(vec!["a".into(), "b".into()]))),
             ),
-            (json!(["a", 1]), ValueKind::Strings, Ok(None)),
+            (
+                json!(["a", 1]),
+                ValueKind::Strings,
+                Ok(Some(Value::Unreadable)),
+            ),
         ] {
             assert_eq!(readable(&value, kind), expected, "{value} as {kind:?}");
         }

@@ -46,7 +46,7 @@ impl Schema {
     /// # Errors
     /// An invalid keyword, a reference without a target, a pattern that cannot be matched in linear time.
     pub fn compile(schema: &Json) -> Result<Schema, SchemaError> {
-        let check = match Scalar::compile(schema) {
+        let check = match Scalar::compile(referent(schema)) {
             Some(scalar) => Check::Scalar(scalar),
             None => Check::General(Box::new(general(schema)?)),
         };
@@ -95,6 +95,21 @@ impl Schema {
     pub fn is_valid(&self, value: &Json) -> bool {
         self.check(value).is_ok()
     }
+}
+
+/// What a schema that only refers to one of its own definitions means; else the schema itself.
+fn referent(schema: &Json) -> &Json {
+    const LONGEST_CHAIN: usize = 8;
+    let target = |current: &Json| {
+        let keywords = current.as_object()?;
+        let only = keywords.keys().all(|key| key == "$ref" || key == "$defs");
+        let reference = keywords.get("$ref").filter(|_| only)?;
+        schema.pointer(reference.as_str()?.strip_prefix('#')?)
+    };
+    std::iter::successors(Some(schema), |current| target(current))
+        .take(LONGEST_CHAIN)
+        .last()
+        .unwrap_or(schema)
 }
 
 pub(super) fn not(kind: &str) -> String {

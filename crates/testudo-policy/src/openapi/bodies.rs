@@ -165,6 +165,10 @@ fn read_content<'a>(
         if schema.is_some() && !is_read {
             note_unread(reader, &key.name, &key.span, schema);
         }
+        if direction == Direction::Request && (schema.is_none() || !is_read) {
+            // Under this type fields would pass policies unseen, so they cannot be read under any.
+            *fields = Some(Vec::new());
+        }
         let compiled = schema.filter(|_| is_read).and_then(|place| {
             let translated = reader.schemas.translate(place, direction, diagnostics);
             let schema = reader.schemas.compile(&translated, diagnostics)?;

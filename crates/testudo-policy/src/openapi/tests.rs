@@ -721,3 +721,21 @@ fn kinds_that_policies_read() {
             .all(|param| param.location == Location::Query)
     );
 }
+
+/// Where a body may come in a type that is not read, policies cannot rely on its fields.
+#[test]
+fn fields_are_readable_only_if_every_type_is_read() {
+    let json = "application/json: {schema: {type: object, properties: {a: {type: string}}}}";
+    let fields = |other: &str| {
+        let text = format!(
+            "openapi: 3.1.0\npaths: {{/x: {{post: {{requestBody: {{content: {{{json}{other}}}}}}}}}}}"
+        );
+        sound(&text).operations[0].body.len()
+    };
+    assert_eq!(fields(""), 1);
+    assert_eq!(fields(", multipart/form-data: {}"), 0);
+    assert_eq!(
+        fields(", application/x-www-form-urlencoded: {schema: {properties: {a: {type: integer}}}}"),
+        0
+    );
+}
