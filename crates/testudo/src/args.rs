@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    check, completions, doctor, explain, identity, launch, man, observe, policy, proxy, run,
+    check, completions, demo, doctor, explain, identity, launch, man, observe, policy, proxy, run,
     schema, up,
 };
 
@@ -22,6 +22,8 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    /// A whole sample mesh, its users and its attackers, on this machine
+    Demo(demo::Args),
     /// Run the mesh that a bundle describes on this machine
     Up(up::Args),
     /// Run one proxy alone, or look at those that run (list, show, diff)

@@ -6,6 +6,7 @@ use crate::failure::{Failure, OrFail as _};
 
 pub(crate) mod check;
 pub(crate) mod completions;
+pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod identity;

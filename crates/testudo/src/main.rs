@@ -3,6 +3,7 @@
 mod api;
 mod args;
 mod commands;
+mod demo;
 mod failure;
 mod lifeline;
 mod logging;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
+        Command::Demo(args) => commands::demo::run(args),
         Command::Up(args) => commands::up::run(args),
         Command::Proxy(args) => commands::proxy::run(*args),
         Command::Run(args) => commands::run::run(args),

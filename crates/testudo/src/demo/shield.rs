@@ -1,0 +1,102 @@
+//! Lifting the shield: every service into mode observe, by an edit of the bundle as a user would make it.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::api::Api;
+use crate::failure::{Failure, OrFail as _};
+
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// The bundle's file, with and without the shield.
+pub(crate) struct ShieldFile {
+    path: PathBuf,
+    original: String,
+    down: bool,
+}
+
+impl ShieldFile {
+    pub(crate) fn new(path: PathBuf) -> Result<ShieldFile, Failure> {
+        let original =
+            std::fs::read_to_string(&path).or_fail(|| format!("cannot read {}", path.display()))?;
+        Ok(ShieldFile {
+            path,
+            original,
+            down: false,
+        })
+    }
+
+    /// Turns it around and waits until every proxy has the new revision; whether it is down now.
+    pub(crate) async fn toggle(&mut self, api: &Api) -> Result<bool, Failure> {
+        let before = revision(api).await?;
+        self.down = !self.down;
+        let text = if self.down {
+            lowered(&self.original)
+        } else {
+            self.original.clone()
+        };
+        self.write(&text)?;
+        let deadline = Instant::now() + DEADLINE;
+        while Instant::now() < deadline {
+            let status = api.get("status").await?;
+            let number = |path: &str| status.pointer(path).and_then(Value::as_u64).unwrap_or(0);
+            if number("/revision") > before
+                && number("/proxies/in_sync") == number("/proxies/connected")
+            {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(self.down)
+    }
+
+    fn write(&self, text: &str) -> Result<(), Failure> {
+        std::fs::write(&self.path, text).or_fail(|| format!("cannot write {}", self.path.display()))
+    }
+}
+
+impl Drop for ShieldFile {
+    /// The user's file is left as it was.
+    fn drop(&mut self) {
+        if self.down {
+            let _ = self.write(&self.original);
+        }
+    }
+}
+
+async fn revision(api: &Api) -> Result<u64, Failure> {
+    Ok(api
+        .get("status")
+        .await?
+        .get("revision")
+        .and_then(Value::as_u64)
+        .unwrap_or(0))
+}
+
+/// Every service in mode observe: a line in front of each `app:`.
+fn lowered(yaml: &str) -> String {
+    let lines = yaml.lines().map(|line| {
+        let indent = line.len() - line.trim_start().len();
+        if line.trim_start().starts_with("app:") {
+            format!("{}mode: observe\n{line}\n", &" ".repeat(indent))
+        } else {
+            format!("{line}\n")
+        }
+    });
+    lines.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_service_looks_on() {
+        let yaml = include_str!("../../../../examples/shop/testudo.yaml");
+        let text = lowered(yaml);
+        assert_eq!(text.matches("    mode: observe\n    app: ").count(), 4);
+        assert_eq!(text.replace("    mode: observe\n", ""), yaml);
+    }
+}
