@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    check, completions, demo, doctor, explain, identity, launch, man, observe, policy, proxy, run,
-    schema, up,
+    can, check, completions, demo, doctor, explain, identity, init, launch, man, observe, policy,
+    proxy, run, schema, up,
 };
 
 /// One policy at every hop: API gateway and service mesh security in one binary.
@@ -24,6 +24,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// A whole sample mesh, its users and its attackers, on this machine
     Demo(demo::Args),
+    /// Write a report-mode bundle for services that already run
+    Init(init::Args),
     /// Run the mesh that a bundle describes on this machine
     Up(up::Args),
     /// Run one proxy alone, or look at those that run (list, show, diff)
@@ -34,6 +36,8 @@ pub(crate) enum Command {
     Check(check::Args),
     /// What a diagnostic, a reason or a metric means and what to do
     Explain(explain::Args),
+    /// Would this be permitted, and by which line?
+    Can(can::Args),
     /// Change what the mesh enforces
     Policy(policy::Args),
     /// Live decisions as lines

@@ -4,12 +4,14 @@ use std::process::ExitCode;
 
 use crate::failure::{Failure, OrFail as _};
 
+pub(crate) mod can;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod identity;
+pub(crate) mod init;
 pub(crate) mod launch;
 pub(crate) mod man;
 pub(crate) mod observe;

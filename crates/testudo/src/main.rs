@@ -35,11 +35,13 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Demo(args) => commands::demo::run(args),
+        Command::Init(args) => commands::init::run(&args),
         Command::Up(args) => commands::up::run(args),
         Command::Proxy(args) => commands::proxy::run(*args),
         Command::Run(args) => commands::run::run(args),
         Command::Check(args) => commands::check::run(&args),
         Command::Explain(args) => commands::explain::run(&args),
+        Command::Can(args) => commands::can::run(&args),
         Command::Policy(args) => commands::policy::run(args),
         Command::Observe(args) => commands::observe::run(args),
         Command::Identity(args) => commands::identity::run(args),

@@ -1,11 +1,13 @@
 //! `testudo check`: is this bundle right? Every error at once, and exit 1 on errors.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use testudo_policy::bundle::Bundle;
-use testudo_policy::config::{self, Config};
-use testudo_policy::diagnostic::{Diagnostic, Diagnostics};
+use testudo_policy::check::{self, CheckOptions, Checked};
+use testudo_policy::config::Config;
+use testudo_policy::diagnostic::Diagnostic;
 use testudo_policy::render::{self, Counts, Report};
 
 use crate::commands::exit_code;
@@ -60,7 +62,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
 /// A bundle that was read and checked.
 pub(crate) struct Found {
     pub(crate) bundle: Bundle,
-    checked: Checked,
+    pub(crate) checked: Checked,
 }
 
 /// Reads and checks a folder. What is wrong with it is in the result, not in the error.
@@ -69,50 +71,37 @@ pub(crate) fn load(dir: &Path) -> Result<Found, Failure> {
         return Err(Failure::usage(format!("{} is not a folder", dir.display()))
             .hint("give the folder with testudo.yaml; `testudo init` writes one"));
     }
-    let begun = std::time::Instant::now();
-    let mut diagnostics = Diagnostics::default();
-    let bundle = match testudo_policy::bundle::load(dir) {
-        Ok(bundle) => bundle,
-        Err(found) => {
-            let checked = Checked {
-                diagnostics: found.sorted(),
+    Ok(match testudo_policy::bundle::load(dir) {
+        Ok(bundle) => Found {
+            checked: check::check(&bundle, &CheckOptions { now: now() }),
+            bundle,
+        },
+        Err(unreadable) => Found {
+            bundle: Bundle::default(),
+            checked: Checked {
+                diagnostics: unreadable.sorted(),
                 config: None,
+                apis: BTreeMap::new(),
+                policies: None,
                 counts: Counts::default(),
-            };
-            return Ok(Found {
-                bundle: Bundle::default(),
-                checked,
-            });
-        }
-    };
-    let config = config::read(&bundle, &mut diagnostics);
-    let mut checked = Checked {
-        diagnostics: diagnostics.sorted(),
-        config,
-        counts: Counts::default(),
-    };
-    checked.counts.milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Ok(Found { bundle, checked })
+            },
+        },
+    })
 }
 
-struct Checked {
-    diagnostics: Vec<Diagnostic>,
-    config: Option<Config>,
-    counts: Counts,
+/// Seconds since the epoch.
+fn now() -> Option<u64> {
+    u64::try_from(jiff::Timestamp::now().as_second()).ok()
 }
 
 impl Found {
     fn report(&self) -> Report<'_> {
-        Report {
-            diagnostics: &self.checked.diagnostics,
-            bundle: &self.bundle,
-            counts: self.checked.counts,
-        }
+        self.checked.report(&self.bundle)
     }
 
     /// Whether it may be applied.
     pub(crate) fn is_ok(&self) -> bool {
-        self.report().is_ok() && self.checked.config.is_some()
+        self.checked.is_ok() && self.checked.config.is_some()
     }
 
     /// What was found.
@@ -125,12 +114,9 @@ impl Found {
         self.checked.config.as_ref().filter(|_| self.is_ok())
     }
 
+    /// As people read it.
     pub(crate) fn print_table(&self) -> Result<(), Failure> {
-        let style = render::Style {
-            colour: Style::for_stdout().is_colour(),
-            ..render::Style::default()
-        };
-        terminal::print(&render::human(self.report(), style))
+        terminal::print(&table(self.report()))
     }
 
     /// Makes the certain fixes; how many files changed.
@@ -142,4 +128,13 @@ impl Found {
         }
         Ok(changed.len())
     }
+}
+
+/// A report as people read it.
+pub(crate) fn table(report: Report<'_>) -> String {
+    let style = render::Style {
+        colour: Style::for_stdout().is_colour(),
+        ..render::Style::default()
+    };
+    render::human(report, style)
 }

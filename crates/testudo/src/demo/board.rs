@@ -7,7 +7,7 @@ use crate::demo::attacks::{ATTACKS, Attack};
 use crate::terminal::{Style, escape};
 
 /// Lines around the list of attacks.
-const FRAME_LINES: usize = 11;
+const FRAME_LINES: usize = 9;
 /// Rows kept; more than any terminal shows.
 const MAX_ROWS: usize = 200;
 
@@ -168,7 +168,7 @@ impl Board {
             ),
             format!(
                 "{}╚═▶ orders ─────▶ payments",
-                " ".repeat(30 + format!("{:.0}", self.rate).len())
+                " ".repeat(27 + format!("{:.0}", self.rate).len())
             ),
         ]
     }

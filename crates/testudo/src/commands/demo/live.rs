@@ -103,8 +103,7 @@ impl<'a> Live<'a> {
         let mut redraw = tokio::time::interval(REDRAW);
         let mut measured = Instant::now();
         let mut seen = (Instant::now(), 0);
-        let mut attacks = ATTACKS.iter().cycle();
-        'attacks: while let Some(attack) = attacks.next() {
+        'attacks: for attack in ATTACKS.iter().cycle() {
             let scene = self.stage.scene();
             let mut attacking = pin!(async {
                 let outcome = scene.attack(attack).await;
