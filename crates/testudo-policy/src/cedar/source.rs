@@ -1,5 +1,7 @@
 //! `.cedar` files: text with places, and one rule for each policy.
 
+mod bounds;
+
 use std::sync::Arc;
 
 use cedar_policy_core::parser::err::{ParseError, ParseErrors};
@@ -204,6 +206,16 @@ fn parse(
     only: Option<&str>,
     diagnostics: &mut Diagnostics,
 ) -> Vec<CompiledPolicy> {
+    if let Err(excess) = bounds::check(&source.text) {
+        let place = source.span(excess.offset, excess.offset + 1);
+        diagnostics.error(
+            "policy.syntax",
+            &place,
+            excess.message,
+            excess.hint.to_owned(),
+        );
+        return Vec::new();
+    }
     let set = match parse_policyset(&source.text) {
         Ok(set) => set,
         Err(errors) => {

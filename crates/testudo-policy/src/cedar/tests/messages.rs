@@ -277,3 +277,48 @@ fn the_sample_shop_has_no_mistakes() {
     assert_eq!(render(diagnostics, &bundle), "");
     assert!(!compiled.is_empty());
 }
+
+/// Cedar's parser recurses: what would exhaust the stack is refused before it sees it.
+#[test]
+fn policies_that_are_nested_too_deep_are_refused() {
+    let in_condition =
+        |text: String| format!("permit (principal is User, action, resource)\nwhen {{ {text} }};");
+    let repeated = |open: &str, middle: &str, close: &str, times| {
+        in_condition(format!(
+            "{}{middle}{}",
+            open.repeat(times),
+            close.repeat(times)
+        ))
+    };
+    let refused = [
+        (repeated("(", "true", ")", 100_000), "nested more than"),
+        (repeated("[", "1", "]", 40), "nested more than"),
+        (
+            repeated("if true then ", "true", " else false", 200),
+            "more than",
+        ),
+        (repeated("true && ", "true", "", 10_000), "longer than"),
+    ];
+    for (policy, expected) in refused {
+        let text = check(&policy);
+        assert!(
+            text.contains("policy.syntax") && text.contains(expected),
+            "{}",
+            text.len()
+        );
+    }
+    let fine = [
+        repeated("(", "true", ")", 28),
+        repeated("if true then ", "true", " else false", 60),
+        repeated("true && ", "true", "", 5_000),
+        in_condition(format!(
+            "principal.id != \"{}\" // {}\n",
+            "(".repeat(100),
+            "{".repeat(100)
+        )),
+        repeated("true } when { ", "true", "", 4_000),
+    ];
+    for policy in fine {
+        assert_eq!(check(&policy), "");
+    }
+}
