@@ -75,7 +75,7 @@ pub struct Gateway {
     /// How it presents itself.
     pub tls: GatewayTls,
     /// CIDRs whose `X-Forwarded-For` is believed.
-    pub trusted_proxies: Vec<ipnet::IpNet>,
+    pub trusted_proxies: Vec<(ipnet::IpNet, Span)>,
     /// Routes, in the order of the bundle.
     pub routes: Vec<Route>,
 }

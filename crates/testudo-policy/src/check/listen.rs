@@ -1,6 +1,8 @@
 //! Two listeners on one address.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use testudo_guard::snapshot::AppAddress;
 
@@ -16,17 +18,24 @@ struct Listener<'a> {
 
 enum Address<'a> {
     Tcp(SocketAddr),
-    Unix(&'a std::path::Path),
+    Unix(&'a Path),
 }
 
 pub(super) fn check(config: &Config, diagnostics: &mut Diagnostics) {
     let listeners = listeners(config);
-    for (index, second) in listeners.iter().enumerate() {
-        let before = listeners.iter().take(index);
-        let Some(first) = before
-            .into_iter()
-            .find(|first| collide(&first.address, &second.address))
-        else {
+    // Only what shares a port or a socket's path can collide.
+    let mut before: HashMap<(u16, Option<&Path>), Vec<&Listener<'_>>> = HashMap::new();
+    for second in &listeners {
+        let key = match &second.address {
+            Address::Tcp(address) => (address.port(), None),
+            Address::Unix(path) => (0, Some(*path)),
+        };
+        let group = before.entry(key).or_default();
+        let first = group
+            .iter()
+            .find(|first| collide(&first.address, &second.address));
+        let Some(first) = first else {
+            group.push(second);
             continue;
         };
         let address = match &second.address {

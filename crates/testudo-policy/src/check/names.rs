@@ -73,6 +73,11 @@ pub(super) fn check(
                 diagnostics,
             );
         }
+        if limit.rule.per == LimitKey::User && config.users.is_none() {
+            let message = "there are no users: this counts by address";
+            let hint = "write `per: address`, or add `users:`".to_owned();
+            diagnostics.warning("value.unused", &limit.per_span, message, hint);
+        }
         if let LimitKey::Claim(claim) = &limit.rule.per {
             declared_claim(claim, &limit.per_span, config, diagnostics);
         }

@@ -7,7 +7,7 @@ use testudo_guard::snapshot::AppAddress;
 
 use super::{CheckOptions, operations};
 use crate::api::ApiModel;
-use crate::config::{Config, Service, Sidecar};
+use crate::config::{Config, GatewayTls, Service, Sidecar};
 use crate::diagnostic::Diagnostics;
 
 pub(super) fn check(
@@ -17,6 +17,7 @@ pub(super) fn check(
     diagnostics: &mut Diagnostics,
 ) {
     control(config, diagnostics);
+    edge(config, diagnostics);
     for service in config.services.values() {
         exposed(service, diagnostics);
         missing_app(service, config, diagnostics);
@@ -41,6 +42,24 @@ fn control(config: &Config, diagnostics: &mut Diagnostics) {
         let message = "the HTTP API has no TLS, so it stays on loopback";
         let hint = format!("write 127.0.0.1:{}", api.port());
         diagnostics.error("value.invalid", &config.control.api_span, message, hint);
+    }
+}
+
+fn edge(config: &Config, diagnostics: &mut Diagnostics) {
+    let Some(gateway) = &config.gateway else {
+        return;
+    };
+    if matches!(gateway.tls, GatewayTls::Plain) && !gateway.listen.ip().is_loopback() {
+        let message = "credentials cross the network unencrypted";
+        let hint = "remove `tls: none`, or listen on loopback behind something that ends TLS";
+        diagnostics.warning("tls.plain", &gateway.listen_span, message, hint.to_owned());
+    }
+    for (net, span) in &gateway.trusted_proxies {
+        if net.prefix_len() == 0 {
+            let message = "every client may say what its address is";
+            let hint = "name the networks of your own proxies".to_owned();
+            diagnostics.warning("trust.everybody", span, message, hint);
+        }
     }
 }
 

@@ -89,6 +89,16 @@ fn the_base_is_good() {
 
 /// Code, what is added to the base, where it is found.
 const ADDED: &[(&str, &str, &str)] = &[
+    (
+        "tls.plain",
+        "gateway: {listen: '0.0.0.0:8443', tls: none}\n",
+        "testudo.yaml:13:19",
+    ),
+    (
+        "trust.everybody",
+        "gateway: {trusted_proxies: ['0.0.0.0/0']}\n",
+        "testudo.yaml:13:29",
+    ),
     ("yaml.syntax", "limits: [", "testudo.yaml:14:1"),
     ("yaml.duplicate", "version: 1\n", "testudo.yaml:13:1"),
     ("key.unknown", "limts: []\n", "testudo.yaml:13:1"),
@@ -194,6 +204,11 @@ fn every_mistake_in_what_is_added_is_found_in_its_place() {
 
 /// Code, the services, where it is found.
 const SERVICES: &[(&str, &str, &str)] = &[
+    (
+        "value.unused",
+        "  a: {}\nlimits: [{name: l, per: user, rate: 1/s}]\n",
+        "testudo.yaml:5:25",
+    ),
     ("name.reserved", "  control: {}\n", "testudo.yaml:4:3"),
     (
         "app.exposed",
@@ -275,6 +290,21 @@ type Files = &'static [(&'static str, &'static str)];
 
 /// Code, files beside the base, where it is found.
 const FILES: &[(&str, Files, &str)] = &[
+    (
+        "secret.inline",
+        &[
+            (
+                "testudo.yaml",
+                "version: 1\ntrust_domain: a.test\nusers: {jwt: {a: {issuer: 'https://a', audiences: [a], jwks: k.json}}}\n",
+            ),
+            (
+                "k.json",
+                r#"{"keys": [{"kty": "EC", "crv": "P-256", "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU", "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0", "d": "x"}]}"#,
+            ),
+            ("policies/a.cedar", ""),
+        ],
+        "testudo.yaml:3:62",
+    ),
     (
         "policy.syntax",
         &[("policies/a.cedar", "permit (principal, action")],

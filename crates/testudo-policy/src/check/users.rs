@@ -5,7 +5,7 @@ use crate::bundle::Bundle;
 use crate::certificate;
 use crate::compile;
 use crate::config::{CertificateSource, Config, GatewayTls, Jwks, SecretSource};
-use crate::diagnostic::Diagnostics;
+use crate::diagnostic::{Diagnostics, Span};
 
 pub(super) fn check(
     bundle: &Bundle,
@@ -14,9 +14,11 @@ pub(super) fn check(
     diagnostics: &mut Diagnostics,
 ) {
     for issuer in config.users.iter().flat_map(|users| &users.jwt) {
-        if let Jwks::File(path) = &issuer.jwks
-            && let Some(keys) = compile::key_set(bundle, path, issuer, diagnostics)
-        {
+        let Jwks::File(path) = &issuer.jwks else {
+            continue;
+        };
+        private_keys(bundle, path, &issuer.jwks_span, diagnostics);
+        if let Some(keys) = compile::key_set(bundle, path, issuer, diagnostics) {
             for skipped in keys.skipped() {
                 let message = format!("{path}: {skipped}");
                 diagnostics.warning("value.unused", &issuer.jwks_span, message, None);
@@ -28,6 +30,19 @@ pub(super) fn check(
         for source in sources {
             edge_certificate(bundle, source, options, diagnostics);
         }
+    }
+}
+
+/// Whoever has a private key of an issuer can be every user: only public ones belong into a bundle (RFC 7517 §9.2).
+fn private_keys(bundle: &Bundle, path: &str, span: &Span, diagnostics: &mut Diagnostics) {
+    let content = bundle.content(path).unwrap_or_default();
+    let set: Option<serde_json::Value> = serde_json::from_slice(content).ok();
+    let keys = set.as_ref().and_then(|set| set.get("keys")?.as_array());
+    let secret = |key: &serde_json::Value| key.get("d").is_some() || key.get("k").is_some();
+    if keys.is_some_and(|keys| keys.iter().any(secret)) {
+        let message = format!("{path} holds a private key of the issuer");
+        let hint = "keep public keys alone: remove the member `d`; then change the key".to_owned();
+        diagnostics.error("secret.inline", span, message, hint);
     }
 }
 

@@ -37,7 +37,11 @@ pub(super) fn edge(
     Some(Edge {
         listen: gateway.listen,
         tls,
-        trusted_proxies: gateway.trusted_proxies.clone(),
+        trusted_proxies: gateway
+            .trusted_proxies
+            .iter()
+            .map(|(net, _)| *net)
+            .collect(),
         routes: RouteTable::new(routes.collect()),
     })
 }

@@ -1,12 +1,13 @@
 //! The API keys' file: `keys: [{id, hash, user, roles, expires}]`. It holds hashes, never keys.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::fields::Fields;
 use super::shape::{self, Kind};
 use super::{ApiKey, keys, root, values};
 use crate::bundle::Bundle;
-use crate::diagnostic::Diagnostics;
+use crate::diagnostic::{Diagnostics, Span};
 use crate::yaml::{self, Node};
 
 /// The keys of a file. A proxy that does not get the file has none; that a bundle lacks it, `bundle` has reported.
@@ -20,12 +21,16 @@ pub(super) fn read(path: &str, bundle: &Bundle, diagnostics: &mut Diagnostics) -
     shape::check(&tree, Kind::Object(&keys::API_KEYS), "", diagnostics);
     let fields = Fields::new(&tree, &keys::API_KEYS);
     let mut found: Vec<ApiKey> = Vec::new();
+    let mut ids: HashMap<Arc<str>, Span> = HashMap::new();
     for item in fields.get("keys").and_then(Node::as_seq).unwrap_or(&[]) {
         let Some(key) = entry(item) else {
             continue;
         };
-        if let Some(first) = found.iter().find(|other| other.id == key.id) {
-            root::twice("key", &key.id, &key.span, &first.span, diagnostics);
+        match ids.get(&key.id) {
+            Some(first) => root::twice("key", &key.id, &key.span, first, diagnostics),
+            None => {
+                ids.insert(key.id.clone(), key.span.clone());
+            }
         }
         found.push(key);
     }

@@ -51,5 +51,9 @@ pub const UNDOCUMENTED: Undocumented = Undocumented::Deny;
 pub const MAX_BODY: u64 = 1 << 20;
 /// Largest `api.max_body`.
 pub const MAX_BODY_MAX: u64 = 1 << 30;
+/// Most limits of a bundle: each request looks at each limit of its service.
+pub const LIMITS_MAX: usize = 1000;
+/// Most issuers of JWTs.
+pub const ISSUERS_MAX: usize = 100;
 /// `limits[].scope`.
 pub const LIMIT_SCOPE: LimitScope = LimitScope::Proxy;

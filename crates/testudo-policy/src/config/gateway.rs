@@ -23,9 +23,9 @@ pub(super) fn read(node: &Node, diagnostics: &mut Diagnostics) -> Gateway {
         Some(node) => certificates(node, diagnostics),
     };
     let trusted_proxies = fields
-        .texts("trusted_proxies")
+        .names("trusted_proxies")
         .into_iter()
-        .filter_map(|text| values::cidr(text).ok())
+        .filter_map(|(text, span)| Some((values::cidr(&text).ok()?, span)))
         .collect();
     Gateway {
         listen,

@@ -111,6 +111,12 @@ impl Merged {
         }
         let items = fields.get("limits").and_then(Node::as_seq).unwrap_or(&[]);
         for item in items {
+            // Each request looks at each limit of its service.
+            if self.limits.len() >= defaults::LIMITS_MAX {
+                let message = format!("there are more than {} limits", defaults::LIMITS_MAX);
+                diagnostics.error("value.invalid", &item.span, message, None);
+                break;
+            }
             let Some(limit) = limits::read(item, diagnostics) else {
                 continue;
             };

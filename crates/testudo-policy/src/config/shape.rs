@@ -382,14 +382,19 @@ pub(crate) fn suggest(
 
 /// The closest of the known names, if it is close enough to be meant.
 pub fn did_you_mean<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
+    // The distance costs as much memory as both lengths multiplied.
+    if written.len() > 256 {
+        return None;
+    }
     let lower = written.to_lowercase();
     let distance = |name: &str| strsim::damerau_levenshtein(&lower, &name.to_lowercase());
     let (distance, close) = known
         .iter()
+        .filter(|name| name.len() <= 256)
         .map(|name| (distance(name), *name))
         .min_by_key(|(distance, _)| *distance)?;
     let most = (written.chars().count().max(close.chars().count()) / 3).max(1);
-    (distance <= most && written.len() < 256).then_some(close)
+    (distance <= most).then_some(close)
 }
 
 fn attach(diagnostics: &mut Diagnostics, fix: Option<Fix>) {

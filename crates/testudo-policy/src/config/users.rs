@@ -16,7 +16,11 @@ pub(super) fn read(node: &Node, bundle: &Bundle, diagnostics: &mut Diagnostics) 
     let entries = fields.get("jwt").and_then(Node::as_map).unwrap_or(&[]);
     let several = entries.len() > 1;
     let mut jwt: Vec<Issuer> = Vec::new();
-    for (key, node) in entries {
+    if entries.len() > defaults::ISSUERS_MAX {
+        let message = format!("there are more than {} issuers", defaults::ISSUERS_MAX);
+        diagnostics.error("value.invalid", &node.span, message, None);
+    }
+    for (key, node) in entries.iter().take(defaults::ISSUERS_MAX) {
         let Some(issuer) = issuer(key, node, several, diagnostics) else {
             continue;
         };

@@ -246,6 +246,20 @@ pub(super) static ALL: &[Explanation] = &[
         action: "Renew it.",
     },
     Explanation {
+        code: "tls.plain",
+        title: "The gateway speaks plain HTTP beyond this host",
+        meaning: "With `tls: none` everybody between the clients and the gateway can read and change requests, credentials among them.",
+        causes: &["Something else ends TLS in front of the gateway."],
+        action: "Remove `tls: none`, or listen on loopback where what ends TLS is on the same host.",
+    },
+    Explanation {
+        code: "trust.everybody",
+        title: "Every client may claim any address",
+        meaning: "`trusted_proxies` holds the whole Internet, so `X-Forwarded-For` is believed from everybody: limits by address and `context.source_ip` in policies can be forged.",
+        causes: &["The networks of the proxies in front were not known."],
+        action: "Name the addresses of your own proxies alone.",
+    },
+    Explanation {
         code: "secret.inline",
         title: "A secret stands in the bundle",
         meaning: "Whatever stands in the bundle enters revisions, is kept for audits, and reaches proxies and backups. A secret does not belong there.",

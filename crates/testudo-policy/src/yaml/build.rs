@@ -1,6 +1,8 @@
 //! From the parser's events to the tree, within bounds.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt::Write;
 use std::sync::Arc;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span as Marks, Tag};
@@ -10,7 +12,7 @@ use crate::diagnostic::{Diagnostics, Span};
 
 pub(super) fn parse(file: &Arc<str>, text: &[u8], diagnostics: &mut Diagnostics) -> Option<Node> {
     let mut builder = Builder::new(file, text);
-    let result = readable(file, text).and_then(|text| builder.run(text));
+    let result = readable(file, text).and_then(|text| builder.run(&joined_surrogates(text)));
     diagnostics.list.append(&mut builder.duplicates.list);
     match result {
         Ok(node) => Some(node),
@@ -77,6 +79,49 @@ fn readable<'a>(file: &Arc<str>, text: &'a [u8]) -> Result<&'a str, Failure> {
         return Err(Failure::new(place(before), message, Some("remove it")));
     }
     Ok(text)
+}
+
+/// JSON writes characters beyond U+FFFF as two escapes (RFC 8259 §7), YAML as one. Columns after such a pair are
+/// two less than in the file.
+fn joined_surrogates(text: &str) -> Cow<'_, str> {
+    let json = text.trim_start().starts_with(['{', '[']);
+    if !json || !text.contains("\\ud") && !text.contains("\\uD") {
+        return Cow::Borrowed(text);
+    }
+    let half = |at: usize| -> Option<u32> {
+        let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
+        u32::from_str_radix(digits, 16).ok()
+    };
+    let mut out = String::with_capacity(text.len());
+    let mut rest = 0;
+    while let Some(at) = text
+        .get(rest..)
+        .and_then(|t| t.find('\\'))
+        .map(|at| rest + at)
+    {
+        out.push_str(text.get(rest..at).unwrap_or_default());
+        let pair = match (half(at), half(at + 6)) {
+            (Some(high @ 0xD800..=0xDBFF), Some(low @ 0xDC00..=0xDFFF)) => {
+                Some(0x1_0000 + ((high - 0xD800) << 10) + (low - 0xDC00))
+            }
+            _ => None,
+        };
+        rest = match pair {
+            Some(c) => {
+                let _ = write!(out, "\\U{c:08X}");
+                at + 12
+            }
+            None => {
+                // The backslash and what it escapes.
+                let escaped = text.get(at + 1..).and_then(|t| t.chars().next());
+                let end = at + 1 + escaped.map_or(0, char::len_utf8);
+                out.push_str(text.get(at..end).unwrap_or_default());
+                end
+            }
+        };
+    }
+    out.push_str(text.get(rest..).unwrap_or_default());
+    Cow::Owned(out)
 }
 
 fn clamp(n: usize) -> u32 {

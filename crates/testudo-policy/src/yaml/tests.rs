@@ -85,6 +85,7 @@ fn what_is_not_one_plain_document_is_refused() {
         ("a: 1\nb: \0 hidden: true\n", 2, 4),
         ("a: *none\n", 1, 4),
         ("a: &a [*a]\n", 1, 8),
+        (r#"{"a": "\ud83d"}"#, 1, 7),
     ] {
         let (node, found) = read(text);
         assert!(node.is_none(), "{text:?}");
@@ -143,5 +144,44 @@ proptest! {
     #[test]
     fn never_panics_on_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         parse("t.yaml", &bytes, &mut Diagnostics::default());
+    }
+}
+
+#[test]
+fn json_is_read_as_json_readers_do() {
+    let long = "k".repeat(3000);
+    for (text, expected) in [
+        (
+            r#"{"a":"\ud83d\ude00"}"#.to_owned(),
+            serde_json::json!({"a": "😀"}),
+        ),
+        (
+            format!("{{\"{long}\": 1}}"),
+            serde_json::json!({long.clone(): 1}),
+        ),
+        (
+            "{\"a\":1,\"b\":[1,2],\"c\":{\"d\":null}}".to_owned(),
+            serde_json::json!({"a":1,"b":[1,2],"c":{"d":null}}),
+        ),
+        (
+            "{\n\t\"a\"\t:\t[\n\t\t1\n\t]\n}\n".to_owned(),
+            serde_json::json!({"a":[1]}),
+        ),
+        (
+            "{\"a\": \"line\\nbreak \\u0000\"}".to_owned(),
+            serde_json::json!({"a": "line\nbreak \u{0}"}),
+        ),
+        (
+            "{\"a\": 1e400, \"b\": -0}".to_owned(),
+            serde_json::json!({"a": null, "b": 0}),
+        ),
+        ("{\n\"a\"\n:\n1}".to_owned(), serde_json::json!({"a": 1})),
+        ("[\"a: b # c\"]".to_owned(), serde_json::json!(["a: b # c"])),
+        (
+            r#"["\\ud83d\\ude00", "\\\ud83d\ude00"]"#.to_owned(),
+            serde_json::json!(["\\ud83d\\ude00", "\\😀"]),
+        ),
+    ] {
+        assert_eq!(good(&text).to_json(), expected, "{text}");
     }
 }
