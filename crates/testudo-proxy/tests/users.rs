@@ -1,0 +1,224 @@
+//! Users over real sockets: credentials at the gateway, transaction tokens in the mesh, key sets by URL,
+//! revocations.
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use common::{Proxy, World, get, link, with};
+use http::{Request, Response, StatusCode};
+use testudo_guard::authn::{ApiKeys, Revocation, RevocationKind, Revocations};
+use testudo_testkit::upstream::full;
+use testudo_testkit::{Client, Upstream, eventually};
+
+/// One service for users of any kind, behind a plain gateway. `jwks`: a file or a URL.
+fn world(app: &Upstream, jwks: &str, api_key_hash: &str) -> World {
+    let yaml = format!(
+        "gateway:
+  listen: 127.0.0.1:8443
+  tls: none
+  routes:
+    - {{path: /, service: orders}}
+users:
+  jwt:
+    shop:
+      issuer: https://id.shop.test
+      audiences: [shop]
+      jwks: {jwks}
+      roles: {{claim: roles, allow: [customer]}}
+  api_keys: keys/api-keys.yaml
+services:
+  orders:
+    app: [{:?}]
+policies: policies
+",
+        app.app()
+    );
+    let keys =
+        format!("keys: [{{id: ci, hash: \"{api_key_hash}\", user: ci, roles: [customer]}}]\n");
+    let policy = "permit (principal in Role::\"customer\", action, resource);";
+    World::new(&yaml)
+        .with("keys/api-keys.yaml", &keys)
+        .with("policies/users.cedar", policy)
+}
+
+fn proxies(world: &World) -> (Proxy, Proxy) {
+    let (gateway, sidecar) = (world.gateway(), world.sidecar("orders"));
+    link(&[&gateway, &sidecar]);
+    (gateway, sidecar)
+}
+
+fn bearer(token: &str) -> Request<Bytes> {
+    with(get("/"), "authorization", &format!("Bearer {token}"))
+}
+
+async fn ask(client: &mut Client, request: Request<Bytes>) -> (StatusCode, String) {
+    let reply = client.send(request).await;
+    (reply.status, reply.reason().to_owned())
+}
+
+#[tokio::test]
+async fn credentials_pass_or_say_why_not() {
+    let app = Upstream::ok();
+    let key = ApiKeys::generate("ci").unwrap();
+    let world = world(&app, "keys/jwks.json", &key.hash);
+    let (gateway, _sidecar) = proxies(&world);
+    let mut client = gateway.client().await;
+    let good = world.users.token("alice", &["customer"], 300);
+
+    let reply = client.send(bearer(&good)).await;
+    assert_eq!((reply.status, reply.reason()), (StatusCode::OK, ""));
+    let got = app.last();
+    assert_eq!(got.header("x-testudo-user"), "shop:alice");
+    assert_eq!(got.header("x-testudo-roles"), "customer");
+    assert_eq!(
+        got.header("authorization"),
+        "",
+        "the credential stays at the edge"
+    );
+    assert!(got.header("txn-token").starts_with("ey"));
+
+    let reply = client.send(with(get("/"), "x-api-key", &key.text)).await;
+    assert_eq!((reply.status, reply.reason()), (StatusCode::OK, ""));
+    assert_eq!(app.last().header("x-testudo-user"), "key:ci");
+    assert_eq!(app.last().header("x-api-key"), "");
+
+    let seen = app.requests().len();
+    let expired = world.users.token("alice", &["customer"], -300);
+    let foreign = testudo_testkit::Users::new("https://id.shop.test", "shop");
+    let forged = foreign.token("alice", &["customer"], 300);
+    let guest = world.users.token("bob", &["guest"], 300);
+    let other_key = ApiKeys::generate("ci").unwrap();
+    let rows = [
+        ("nothing", get("/"), 401, "authn.missing"),
+        ("expired", bearer(&expired), 401, "authn.expired"),
+        ("forged", bearer(&forged), 401, "authn.invalid"),
+        ("garbage", bearer("x"), 401, "authn.invalid"),
+        (
+            "both",
+            with(bearer(&good), "x-api-key", &key.text),
+            401,
+            "authn.invalid",
+        ),
+        (
+            "another key",
+            with(get("/"), "x-api-key", &other_key.text),
+            401,
+            "authn.invalid",
+        ),
+        (
+            "basic",
+            with(get("/"), "authorization", "Basic YTpi"),
+            401,
+            "authn.invalid",
+        ),
+        (
+            "a role that is not allowed",
+            bearer(&guest),
+            403,
+            "authz.user",
+        ),
+    ];
+    for (what, request, status, reason) in rows {
+        let reply = client.send(request).await;
+        assert_eq!(
+            (reply.status.as_u16(), reply.reason()),
+            (status, reason),
+            "{what}"
+        );
+        let challenge = reply.header("www-authenticate");
+        assert_eq!(challenge.starts_with("Bearer"), status == 401, "{what}");
+        assert_eq!(reply.json()["reason"], reason);
+        assert!(
+            !reply.text().contains("ey"),
+            "{what}: no detail for clients"
+        );
+    }
+    assert_eq!(app.requests().len(), seen, "none of these came through");
+}
+
+#[tokio::test]
+async fn a_revocation_ends_open_connections_rights() {
+    let app = Upstream::ok();
+    let world = world(&app, "keys/jwks.json", &"00".repeat(32));
+    let (gateway, sidecar) = proxies(&world);
+    let mut client = gateway.client().await;
+    let token = world.users.token("alice", &["customer"], 300);
+    let revoke = |proxy: &Proxy| {
+        let list = Revocations::new([Revocation {
+            kind: RevocationKind::User,
+            value: Arc::from("shop:alice"),
+        }]);
+        proxy
+            .shared
+            .installed
+            .live
+            .revocations
+            .store(Arc::new(list));
+    };
+    for _ in 0..2 {
+        assert_eq!(ask(&mut client, bearer(&token)).await.0, StatusCode::OK);
+    }
+    // The sidecar hears of it first: its verified transaction token counts no more.
+    revoke(&sidecar);
+    let refused = (StatusCode::UNAUTHORIZED, String::from("authn.invalid"));
+    assert_eq!(ask(&mut client, bearer(&token)).await, refused);
+    sidecar
+        .shared
+        .installed
+        .live
+        .revocations
+        .store(Arc::default());
+    assert_eq!(ask(&mut client, bearer(&token)).await.0, StatusCode::OK);
+    revoke(&gateway);
+    assert_eq!(ask(&mut client, bearer(&token)).await, refused);
+    let bob = world.users.token("bob", &["customer"], 300);
+    assert_eq!(ask(&mut client, bearer(&bob)).await.0, StatusCode::OK);
+}
+
+/// An identity provider whose key set can be taken away.
+fn identity_provider() -> (Upstream, Arc<Mutex<Option<String>>>) {
+    let keys: Arc<Mutex<Option<String>>> = Arc::default();
+    let answer = keys.clone();
+    let server = Upstream::start(move |_| match &*answer.lock().unwrap() {
+        Some(keys) => Response::new(full(keys.clone())),
+        None => Response::builder().status(500).body(full("")).unwrap(),
+    });
+    (server, keys)
+}
+
+#[tokio::test]
+async fn keys_by_url_may_come_late_and_outlive_their_source() {
+    let app = Upstream::ok();
+    let (mut provider, keys) = identity_provider();
+    let url = format!("http://{}/jwks", provider.address());
+    let key = ApiKeys::generate("ci").unwrap();
+    let world = world(&app, &url, &key.hash);
+    let (gateway, _sidecar) = proxies(&world);
+    let mut client = gateway.client().await;
+    let token = world.users.token("alice", &["customer"], 300);
+    let unavailable = (
+        StatusCode::SERVICE_UNAVAILABLE,
+        String::from("authn.unavailable"),
+    );
+    assert_eq!(ask(&mut client, bearer(&token)).await, unavailable);
+    let by_key = with(get("/"), "x-api-key", &key.text);
+    assert_eq!(
+        ask(&mut client, by_key).await.0,
+        StatusCode::OK,
+        "others are not hurt"
+    );
+
+    *keys.lock().unwrap() = Some(world.users.jwks());
+    let live = &gateway.shared.installed.live;
+    eventually("the keys come", || {
+        live.keys.load().keys(&format!("url {url}")).is_some()
+    })
+    .await;
+    assert_eq!(ask(&mut client, bearer(&token)).await.0, StatusCode::OK);
+    provider.stop();
+    assert_eq!(ask(&mut client, bearer(&token)).await.0, StatusCode::OK);
+    let kept = std::fs::read_dir(gateway.state().join("jwks")).unwrap();
+    assert_eq!(kept.count(), 1);
+}
