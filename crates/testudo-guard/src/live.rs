@@ -1,9 +1,12 @@
 //! State that outlives snapshots: keys, revocations, limits (shared by all cores), and each core's caches.
 
+use std::collections::HashSet;
+
 use arc_swap::ArcSwap;
 
 use crate::authn::{KeyRing, Revocations, TokenBook, TokenCache, TxnKeys, TxnMinter};
 use crate::limit::Limiter;
+use crate::snapshot::Snapshot;
 
 /// Shared by all cores of a proxy; kept over snapshot swaps.
 #[derive(Default)]
@@ -18,6 +21,19 @@ pub struct Live {
     pub limiter: Limiter,
     /// Transaction tokens that this workload's inbound side verified (sidecars only).
     pub token_book: TokenBook,
+}
+
+impl Live {
+    /// Forgets the counts of limits that this snapshot lacks. Call it when the snapshot is in force.
+    pub fn forget_unused(&self, snapshot: &Snapshot) {
+        let used: HashSet<&str> = snapshot
+            .services
+            .values()
+            .flat_map(|service| &service.limits)
+            .map(|limit| &*limit.name)
+            .collect();
+        self.limiter.retain(|name| used.contains(name));
+    }
 }
 
 /// One core's caches; used by one thread only.

@@ -129,12 +129,13 @@ fn judge_head(
     let observes = judge.mode() == Mode::Observe;
 
     // The operation comes before limits and users, since both may differ by it; a probe is none.
-    let probe = arrival::is_probe(service, head);
+    let probe = !has_body && !canonical.websocket && arrival::is_probe(service, head);
+    let uri = head.uri.clone();
     let matched = if probe {
         judge.skip("operation", "a probe");
         None
     } else {
-        arrival::find_operation(service, &canonical, head, judge)?
+        arrival::find_operation(service, &canonical, &head.method, uri.path(), judge)?
     };
     let operation = matched.as_ref().map(|matched| &matched.operation);
 

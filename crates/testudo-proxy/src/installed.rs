@@ -47,7 +47,9 @@ impl Default for Installed {
 impl Installed {
     /// Puts a snapshot in force, for all cores at once.
     pub fn install_snapshot(&self, snapshot: Arc<Snapshot>) {
-        if let Some(old) = self.snapshot.swap(Some(snapshot)) {
+        let old = self.snapshot.swap(Some(snapshot.clone()));
+        self.live.forget_unused(&snapshot);
+        if let Some(old) = old {
             // Dropping a snapshot takes long. Held here, it is never dropped by a data thread.
             self.retired
                 .lock()

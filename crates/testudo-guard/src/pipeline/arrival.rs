@@ -43,7 +43,7 @@ pub(super) struct Matched<'a> {
     pub(super) operation: Arc<Operation>,
     service: &'a Service,
     /// `None`: the specification does not have it.
-    params: Option<Vec<(Arc<str>, String)>>,
+    params: Option<PathParams<'a>>,
 }
 
 /// The workload that mTLS proved: its certificate must still hold at this moment, whatever it was when
@@ -192,13 +192,14 @@ pub(super) fn is_probe(service: &Service, head: &Parts) -> bool {
 pub(super) fn find_operation<'a>(
     service: &'a Service,
     canonical: &Canonical,
-    head: &Parts,
+    method: &Method,
+    path: &'a str,
     judge: &mut Judge<'_>,
 ) -> Result<Option<Matched<'a>>, Denial> {
-    let (denial, undocumented) = match service.api.matcher.find(&head.method, head.uri.path()) {
+    let (denial, undocumented) = match service.api.matcher.find(method, path) {
         OperationMatch::Found { index, path_params } => {
             if let Some(operation) = service.api.operations.get(index) {
-                return documented(service, operation, &path_params, canonical, judge);
+                return documented(service, operation, path_params, canonical, judge);
             }
             (
                 Denial::new(Reason::RouteUndocumented, ""),
@@ -240,7 +241,7 @@ pub(super) fn find_operation<'a>(
 fn documented<'a>(
     service: &'a Service,
     operation: &Arc<Operation>,
-    params: &PathParams<'_>,
+    params: PathParams<'a>,
     canonical: &Canonical,
     judge: &mut Judge<'_>,
 ) -> Result<Option<Matched<'a>>, Denial> {
@@ -252,12 +253,7 @@ fn documented<'a>(
     Ok(Some(Matched {
         operation: operation.clone(),
         service,
-        params: Some(
-            params
-                .iter()
-                .map(|(name, value)| (name.clone(), (*value).to_owned()))
-                .collect(),
-        ),
+        params: Some(params),
     }))
 }
 
@@ -288,13 +284,9 @@ impl Matched<'_> {
         let Some(params) = &self.params else {
             return Ok(());
         };
-        let params: PathParams<'_> = params
-            .iter()
-            .map(|(name, value)| (name.clone(), value.as_str()))
-            .collect();
         self.operation
             .schema
-            .check_head(&params, head.uri.query(), &head.headers, values)
+            .check_head(params, head.uri.query(), &head.headers, values)
     }
 
     /// Parameters, content type and upgrade, as the specification has them.

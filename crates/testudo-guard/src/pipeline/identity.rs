@@ -29,10 +29,18 @@ pub(super) fn authenticate(
     now: Now,
 ) -> Result<Option<Arc<User>>, Denial> {
     let Some(users) = &snapshot.users else {
+        // Nobody mints these, so nobody may bring one.
+        head.headers.remove(TXN_TOKEN);
         judge.skip("authn", "the bundle has no users");
         return Ok(None);
     };
     if service.user == UserRule::Ignore {
+        // Others may care: a token travels through, if it is one.
+        if snapshot.hop() == Hop::Mesh
+            && let Authn::Failed { .. } = verify_token(snapshot, live, local, head, now)
+        {
+            head.headers.remove(TXN_TOKEN);
+        }
         judge.skip("authn", "the service ignores users");
         return Ok(None);
     }
@@ -100,30 +108,8 @@ fn in_the_mesh(
     judge: &mut Judge<'_>,
     now: Now,
 ) -> Result<Option<Arc<User>>, Denial> {
-    let Some(token) = head.headers.get(TXN_TOKEN) else {
-        judge.skip("authn", "no transaction token came along");
-        return Ok(None);
-    };
-    let authn = match token.to_str() {
-        Ok(token) => live.txn_keys.load().verify(
-            token,
-            &snapshot.trust_domain,
-            &live.revocations.load(),
-            &mut local.tokens,
-            now,
-        ),
-        Err(_) => Authn::Failed {
-            reason: Reason::AuthnInvalid,
-            detail: String::from("the transaction token is not text"),
-        },
-    };
-    match authn {
+    match verify_token(snapshot, live, local, head, now) {
         Authn::User(user) => {
-            // Outbound passes only what came in here (DESIGN §5).
-            if let (Ok(token), Some(expires)) = (token.to_str(), user.expires) {
-                let trace_id = trace_id(head).unwrap_or_default();
-                live.token_book.saw(trace_id, token, expires, now);
-            }
             judge.pass("authn", "by Txn-Token", None);
             Ok(Some(user))
         }
@@ -138,6 +124,40 @@ fn in_the_mesh(
             Ok(None)
         }
     }
+}
+
+/// Verifies the transaction token of a request and writes it into the book: outbound passes only what
+/// came in here (DESIGN §5).
+fn verify_token(
+    snapshot: &Snapshot,
+    live: &Live,
+    local: &mut Local,
+    head: &Parts,
+    now: Now,
+) -> Authn {
+    let Some(token) = head.headers.get(TXN_TOKEN) else {
+        return Authn::Missing;
+    };
+    let Ok(token) = token.to_str() else {
+        return Authn::Failed {
+            reason: Reason::AuthnInvalid,
+            detail: String::from("the transaction token is not text"),
+        };
+    };
+    let authn = live.txn_keys.load().verify(
+        token,
+        &snapshot.trust_domain,
+        &live.revocations.load(),
+        &mut local.tokens,
+        now,
+    );
+    if let Authn::User(user) = &authn
+        && let Some(expires) = user.expires
+    {
+        let trace_id = trace_id(head).unwrap_or_default();
+        live.token_book.saw(trace_id, token, expires, now);
+    }
+    authn
 }
 
 /// The trace id of `traceparent` (W3C Trace Context §3.2): 32 hex digits.

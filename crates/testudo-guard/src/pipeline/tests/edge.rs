@@ -327,6 +327,8 @@ fn websockets_are_declared_and_come_from_pages_that_may() {
         );
     }
     assert_eq!(open("/orders", None), Err(Reason::RequestMalformed));
+    // A probe is not a way in.
+    assert_eq!(open("/healthz", None), Err(Reason::RouteUndocumented));
 }
 
 #[test]

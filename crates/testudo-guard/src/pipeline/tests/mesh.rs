@@ -214,6 +214,32 @@ fn user_rules_say_whose_question_is_asked() {
 }
 
 #[test]
+fn tokens_travel_through_a_service_that_ignores_users() {
+    for (users, rule, real, kept) in [
+        (true, UserRule::Ignore, true, true),
+        (true, UserRule::Ignore, false, false),
+        (false, UserRule::Authorize, true, false),
+    ] {
+        let mut mesh = Setup {
+            users,
+            user: rule,
+            ..Setup::sidecar()
+        }
+        .mesh();
+        let token = if real {
+            mesh.token("alice")
+        } else {
+            String::from("forged")
+        };
+        let mut head = request("GET", "/orders", &[("txn-token", &token)]);
+        let permit = mesh.request(&workload(STOREFRONT), &mut head, "").unwrap();
+        assert!(permit.target().user.is_none());
+        assert_eq!(head.headers.contains_key("txn-token"), kept);
+        assert_eq!(mesh.live.token_book.knows(&token, now()), kept);
+    }
+}
+
+#[test]
 fn a_job_acts_alone_only_where_it_may() {
     let list = Arc::from("orders:listOrders");
     for (acts_alone, expected) in [
