@@ -1,6 +1,8 @@
 //! Users over real sockets: credentials at the gateway, transaction tokens in the mesh, key sets by URL,
 //! revocations.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::sync::{Arc, Mutex};
