@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    can, check, completions, demo, doctor, explain, identity, init, launch, man, observe, policy,
-    proxy, run, schema, up,
+    can, check, completions, control, demo, doctor, explain, identity, init, launch, man, observe,
+    policy, proxy, run, schema, up,
 };
 
 /// One policy at every hop: API gateway and service mesh security in one binary.
@@ -28,6 +28,8 @@ pub(crate) enum Command {
     Init(init::Args),
     /// Run the mesh that a bundle describes on this machine
     Up(up::Args),
+    /// Run the control plane alone
+    Control(control::Args),
     /// Run one proxy alone, or look at those that run (list, show, diff)
     Proxy(Box<proxy::Args>),
     /// Run a service with its sidecar attached

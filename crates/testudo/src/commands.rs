@@ -7,6 +7,7 @@ use crate::failure::{Failure, OrFail as _};
 pub(crate) mod can;
 pub(crate) mod check;
 pub(crate) mod completions;
+pub(crate) mod control;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod explain;

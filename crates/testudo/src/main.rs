@@ -37,6 +37,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Demo(args) => commands::demo::run(args),
         Command::Init(args) => commands::init::run(&args),
         Command::Up(args) => commands::up::run(args),
+        Command::Control(args) => commands::control::run(args),
         Command::Proxy(args) => commands::proxy::run(*args),
         Command::Run(args) => commands::run::run(args),
         Command::Check(args) => commands::check::run(&args),
