@@ -14,6 +14,7 @@ use testudo_model::Reason;
 use tokio::time::{Instant, Sleep};
 
 use crate::io::Active;
+use crate::lifetime::Lifetime;
 use crate::observation::{Observation, Transfer};
 use crate::upstream::Lease;
 
@@ -29,9 +30,9 @@ pub(crate) enum BodyError {
     /// The client stopped sending.
     #[error("the body stopped arriving")]
     Stalled,
-    /// The user's credential expired while the stream went on.
-    #[error("the user's credential expired")]
-    Expired,
+    /// The stream may not go on.
+    #[error("the stream is ended: {0}")]
+    Ended(&'static str),
 }
 
 /// Reads a whole request body, at most `limit` bytes (DESIGN §8 step 4, `Buffer`).
@@ -363,8 +364,8 @@ pub(crate) struct UpstreamBody {
     incoming: Incoming,
     /// Back to its pool when the body has been read to its end; closed otherwise.
     lease: Option<Lease>,
-    /// When the user's credential expires, where the body is a stream of events or messages.
-    expires: Option<Pin<Box<Sleep>>>,
+    /// Where the body is a stream of events or messages: until when it may go on.
+    lifetime: Option<Pin<Box<dyn Future<Output = &'static str>>>>,
 }
 
 impl UpstreamBody {
@@ -373,15 +374,15 @@ impl UpstreamBody {
             first: Bytes::new(),
             incoming,
             lease: Some(lease),
-            expires: None,
+            lifetime: None,
         };
         body.finish_if_ended();
         body
     }
 
-    /// Ends the stream after this time.
-    pub(crate) fn expire_after(&mut self, duration: Duration) {
-        self.expires = Some(Box::pin(tokio::time::sleep(duration)));
+    /// Ends the stream when this ends.
+    pub(crate) fn ends_with(&mut self, lifetime: Lifetime) {
+        self.lifetime = Some(Box::pin(lifetime.ended()));
     }
 
     /// Reads it whole, if it is at most `limit` bytes long; otherwise gives back the body, complete.
@@ -433,10 +434,11 @@ impl UpstreamBody {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(expires) = &mut self.expires
-            && expires.as_mut().poll(cx).is_ready()
+        if let Some(lifetime) = &mut self.lifetime
+            && let Poll::Ready(why) = lifetime.as_mut().poll(cx)
         {
-            return Poll::Ready(Some(Err(BodyError::Expired)));
+            self.lifetime = None;
+            return Poll::Ready(Some(Err(BodyError::Ended(why))));
         }
         if !self.first.is_empty() {
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.first)))));

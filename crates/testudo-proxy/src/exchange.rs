@@ -1,10 +1,12 @@
 //! One request and its response, as far as they have come.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header, response};
+use testudo_guard::authn::User;
 use testudo_guard::{Denial, Snapshot};
 
 use crate::body::ResponseBody;
@@ -12,6 +14,7 @@ use crate::clock;
 use crate::connection::Connection;
 use crate::core::{Core, Side};
 use crate::io::Active;
+use crate::lifetime::{Lifetime, may_stream};
 use crate::observation::Observation;
 use crate::request::CLOSE;
 use crate::respond::{self, REQUEST_ID_HEADER, Wire};
@@ -25,6 +28,8 @@ pub(crate) struct Exchange {
     pub(crate) wire: Wire,
     /// HTTP/2 has other ways to say that a connection ends.
     pub(crate) http2: bool,
+    /// The head as it came and the snapshot that judges it, where it may become a stream.
+    permitted: Option<(Parts, Arc<Snapshot>)>,
     /// Headers that the response gets, whatever it is.
     headers: HeaderMap,
     active: Active,
@@ -36,7 +41,7 @@ impl Exchange {
         core: &Rc<Core>,
         connection: &Rc<Connection>,
         head: &Parts,
-        snapshot: Option<&Snapshot>,
+        snapshot: Option<&Arc<Snapshot>>,
     ) -> Self {
         let ids = match connection.side {
             Side::Edge => Ids::new(),
@@ -52,14 +57,34 @@ impl Exchange {
         if connection.side == Side::Inbound {
             observation.open_trace();
         }
+        let judges_streams = connection.side != Side::Outbound;
         Exchange {
             core: core.clone(),
             connection: connection.clone(),
             observation: Box::new(observation),
             wire: Wire::of(&head.headers),
             http2: head.version == http::Version::HTTP_2,
+            permitted: snapshot
+                .filter(|_| judges_streams && may_stream(&head.headers))
+                .map(|snapshot| (head.clone(), snapshot.clone())),
             headers: HeaderMap::new(),
             active: Active::begin(&connection.activity, &core.shared.metrics),
+        }
+    }
+
+    /// Until when the stream that this becomes may go on.
+    pub(crate) fn lifetime(&mut self, user: Option<&Arc<User>>) -> Lifetime {
+        // Inside, what expires is the transaction token, within a minute; the credential's own end is the
+        // gateway's to know, and the stream comes through it.
+        let expires = match self.connection.side {
+            Side::Edge => user.and_then(|user| user.expires),
+            Side::Inbound | Side::Outbound => None,
+        };
+        Lifetime {
+            core: self.core.clone(),
+            connection: self.connection.clone(),
+            expires,
+            permitted: self.permitted.take(),
         }
     }
 

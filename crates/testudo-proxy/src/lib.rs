@@ -22,6 +22,7 @@ mod exchange;
 mod forwarding;
 mod io;
 mod jwks;
+mod lifetime;
 mod listener;
 mod observation;
 mod outbound;

@@ -33,7 +33,7 @@ pub(crate) async fn handle(
     let (mut head, body) = request.into_parts();
     let upgrade = head.extensions.remove::<OnUpgrade>();
     let snapshot = core.snapshot();
-    let mut exchange = Exchange::begin(&core, &connection, &head, snapshot.as_deref());
+    let mut exchange = Exchange::begin(&core, &connection, &head, snapshot.as_ref());
     let Some(snapshot) = snapshot else {
         return exchange.deny(Denial::new(Reason::NotReady, "no snapshot is installed"));
     };
@@ -108,7 +108,7 @@ fn passed_on(answer: Answer) -> Response<ResponseBody> {
 
 /// `CONNECT` to a host that the bundle lists (RFC 9110 §9.3.6).
 async fn tunnel(
-    exchange: Exchange,
+    mut exchange: Exchange,
     permit: &OutboundPermit,
     upgrade: Option<OnUpgrade>,
 ) -> Response<ResponseBody> {
@@ -128,14 +128,12 @@ async fn tunnel(
             return exchange.deny(Denial::new(Reason::UpstreamTimeout, detail));
         }
     };
-    let connection = exchange.connection.clone();
+    let lifetime = exchange.lifetime(None);
     let (response, observation) =
         exchange.finish_unobserved(Response::new(ResponseBody::whole(None, None)));
     let tunnel = Tunnel {
-        core: core.clone(),
-        connection,
-        observation: Some(observation),
-        expires: None,
+        lifetime,
+        observation,
     };
     core.spawn("connect-tunnel", async move {
         match client.await {

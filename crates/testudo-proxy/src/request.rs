@@ -3,11 +3,10 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, response};
+use http::{HeaderValue, Request, Response, StatusCode, header, response};
 use hyper::body::{Body as _, Incoming};
 use testudo_guard::pipeline::{BodyPlan, Incoming as Arrived, Target};
 use testudo_guard::{BodyCheck, Denial, HeadOutcome, Permit, Snapshot, check_head, normalize};
@@ -21,8 +20,9 @@ use crate::connection::Connection;
 use crate::core::{Core, Side};
 use crate::exchange::Exchange;
 use crate::forwarding;
+use crate::lifetime::is_stream;
 use crate::outbound;
-use crate::respond::{REASON_HEADER, Wire};
+use crate::respond::REASON_HEADER;
 use crate::upstream::{Answer, Outgoing, Permitted, forward};
 use crate::websocket;
 
@@ -40,7 +40,7 @@ pub(crate) async fn handle(
 
     // One snapshot decides everything about this request, even if a new one comes meanwhile.
     let snapshot = core.snapshot();
-    let mut exchange = Exchange::begin(&core, &connection, &head, snapshot.as_deref());
+    let mut exchange = Exchange::begin(&core, &connection, &head, snapshot.as_ref());
     let Some(snapshot) = snapshot else {
         return exchange.deny(Denial::new(Reason::NotReady, "no snapshot is installed"));
     };
@@ -182,8 +182,10 @@ async fn judge_response(
         .flatten();
     normalize::response_headers(&mut head.headers);
     let mut body = UpstreamBody::new(incoming, answer.lease);
-    if let Some(left) = stream_ends(target.user.as_deref(), exchange, &head.headers) {
-        body.expire_after(left);
+    if is_stream(&head.headers) {
+        // A download may finish; a stream of events or messages has no end of its own.
+        let lifetime = exchange.lifetime(target.user.as_ref());
+        body.ends_with(lifetime);
     }
 
     // Our own denials, further inside, keep to no specification of the application's.
@@ -225,20 +227,6 @@ async fn judge_response_body(
             Ok(ResponseBody::upstream(body))
         }
     }
-}
-
-/// Streams of events and messages end when the user's credential does; a download may finish.
-fn stream_ends(
-    user: Option<&testudo_guard::authn::User>,
-    exchange: &Exchange,
-    headers: &HeaderMap,
-) -> Option<Duration> {
-    let end = user?.expires?;
-    let events = headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
-    let now = exchange.core.shared.clock.now().wall;
-    (events || exchange.wire == Wire::Grpc).then(|| Duration::from_secs(end).saturating_sub(now))
 }
 
 /// The answer to a client that began a request and did not finish its head in time; written by hand,

@@ -13,7 +13,7 @@ use crate::upstream::{Answer, Permitted, Tunnel, accepts_websocket};
 /// Answers the client's handshake with the service's, and connects both once hyper has let go of them.
 /// The request's event comes when the tunnel ends.
 pub(crate) fn switch(
-    exchange: Exchange,
+    mut exchange: Exchange,
     permitted: &Permitted,
     mut answer: Answer,
     client: Option<OnUpgrade>,
@@ -32,21 +32,18 @@ pub(crate) fn switch(
         .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     head.headers
         .insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    let expires = match permitted {
-        Permitted::Inside(permit) => permit.target().user.as_ref().and_then(|user| user.expires),
-        // The other side's inbound knows when, and closes.
+    let lease = answer.lease;
+    let core = exchange.core.clone();
+    let user = match permitted {
+        Permitted::Inside(permit) => permit.target().user.as_ref(),
         Permitted::Outbound(_) => None,
     };
-    let lease = answer.lease;
-    let connection = exchange.connection.clone();
-    let core = exchange.core.clone();
+    let lifetime = exchange.lifetime(user);
     let (response, observation) =
         exchange.finish_unobserved(Response::from_parts(head, ResponseBody::whole(None, None)));
     let tunnel = Tunnel {
-        core: core.clone(),
-        connection,
-        observation: Some(observation),
-        expires,
+        lifetime,
+        observation,
     };
     core.spawn("websocket", async move {
         // The endpoint stays busy for as long as the tunnel stands.

@@ -1,5 +1,12 @@
 //! Inside the mesh: who may connect, who may call, in whose name; what leaves through outbound.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
 mod common;
 
 use std::sync::Arc;
@@ -547,7 +554,9 @@ fn live_world(app: std::net::SocketAddr) -> (World, Proxy, Proxy) {
         "gateway: {{listen: '127.0.0.1:8443', tls: none, routes: [{{path: /, service: orders}}]}}
 services: {{orders: {{app: ['{app}'], api: {{openapi: apis/live.yaml}}}}}}"
     );
-    let world = World::new(&yaml).with("apis/live.yaml", LIVE);
+    let world = World::new(&yaml)
+        .with("apis/live.yaml", LIVE)
+        .with("apis/other.yaml", &LIVE.replace("/live", "/other"));
     let (gateway, orders) = (world.gateway(), world.sidecar("orders"));
     link(&[&gateway, &orders]);
     (world, gateway, orders)
@@ -589,5 +598,74 @@ async fn a_false_websocket_handshake_is_invalid() {
     assert!(
         head.starts_with("HTTP/1.1 502 ") && head.contains("upstream.invalid"),
         "{head}"
+    );
+}
+
+#[tokio::test]
+async fn a_websocket_ends_when_a_new_revision_does_not_permit_it() {
+    let app = echo_server("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=").await;
+    let (mut world, gateway, _orders) = live_world(app);
+    let (mut stream, head) = websocket(gateway.edge(), "/live").await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    let yaml = |api: &str| {
+        format!(
+            "gateway: {{listen: '127.0.0.1:8443', tls: none, routes: [{{path: /, service: orders}}]}}
+services: {{orders: {{app: ['{app}'], api: {{openapi: apis/{api}.yaml}}}}}}"
+        )
+    };
+    // The same in a new revision: it goes on.
+    world.rewrite(&yaml("live"));
+    world.install(&gateway, 2);
+    let mut echo = [0; 5];
+    stream.write_all(b"hello").await.unwrap();
+    stream.read_exact(&mut echo).await.unwrap();
+    // The operation is gone: so is the stream.
+    world.rewrite(&yaml("other"));
+    world.install(&gateway, 3);
+    let end = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut echo)).await;
+    assert!(matches!(end, Ok(Ok(0) | Err(_))), "{end:?}");
+}
+
+#[tokio::test]
+async fn an_event_stream_ends_with_the_credential() {
+    use http_body_util::BodyExt;
+    let app = Upstream::start_raw(|_| async {
+        let first = futures_util::stream::once(async {
+            Ok(http_body::Frame::data(Bytes::from_static(b"data: 1\n\n")))
+        });
+        let body = futures_util::StreamExt::chain(first, futures_util::stream::pending());
+        Response::builder()
+            .header("content-type", "text/event-stream")
+            .body(http_body_util::StreamBody::new(body).boxed())
+            .unwrap()
+    });
+    let yaml = format!(
+        "gateway: {{listen: '127.0.0.1:8443', tls: none, routes: [{{path: /, service: orders}}]}}
+{USERS}services: {{orders: {{app: ['{}']}}}}",
+        app.app()
+    );
+    let policy =
+        r#"permit (principal in Role::"customer", action in Action::"orders:*", resource);"#;
+    let world = World::new(&yaml).with("policies/mesh.cedar", policy);
+    let (gateway, orders) = (world.gateway(), world.sidecar("orders"));
+    link(&[&gateway, &orders]);
+    // Tokens are taken for a minute past their end (clocks differ), so this one has 3 s left.
+    let bearer = format!("Bearer {}", world.users.token("alice", &["customer"], -57));
+    let asked = with(
+        with(get("/"), "authorization", &bearer),
+        "accept",
+        "text/event-stream",
+    );
+    let mut client = gateway.client().await;
+    let response = client.stream(asked.map(|_| full(""))).await.unwrap();
+    let status = response.status();
+    assert_eq!(status, StatusCode::OK, "{:?}", response.headers());
+    let mut body = response.into_body();
+    let first = body.frame().await.unwrap().unwrap();
+    assert_eq!(first.into_data().unwrap(), "data: 1\n\n");
+    let end = tokio::time::timeout(Duration::from_secs(15), body.frame()).await;
+    assert!(
+        end.expect("the stream ends")
+            .is_none_or(|frame| frame.is_err())
     );
 }

@@ -14,9 +14,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use crate::connection::Connection;
-use crate::core::Core;
-use crate::drain::Phase;
+use crate::lifetime::Lifetime;
 use crate::observation::Observation;
 
 /// RFC 6455 §1.3.
@@ -54,13 +52,10 @@ fn has_token(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> boo
         .any(|value| value.trim().eq_ignore_ascii_case(token))
 }
 
-/// A tunnel in the making: who asked, what is seen of it, and when it must end.
+/// A tunnel in the making: until when it may stand, and what is seen of it.
 pub(crate) struct Tunnel {
-    pub(crate) core: Rc<Core>,
-    pub(crate) connection: Rc<Connection>,
-    pub(crate) observation: Option<Box<Observation>>,
-    /// The end of the user's credential, in seconds since the epoch.
-    pub(crate) expires: Option<u64>,
+    pub(crate) lifetime: Lifetime,
+    pub(crate) observation: Box<Observation>,
 }
 
 impl Tunnel {
@@ -70,47 +65,18 @@ impl Tunnel {
         let (from_client, from_server) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
         let mut client = Counted::new(client, &from_client, &moved);
         let mut server = Counted::new(server, &from_server, &moved);
-        tokio::select! {
-            result = tokio::io::copy_bidirectional(&mut client, &mut server) => {
-                if let Err(error) = result {
-                    tracing::debug!(%error, "a tunnel broke");
-                }
-            }
-            why = self.ends(&moved) => tracing::debug!(why, "a tunnel is closed"),
-        }
-        if let Some(observation) = &mut self.observation {
-            observation.transfer.bytes_in.set(from_client.get());
-            observation.bytes_out = from_server.get();
-        }
-    }
-
-    async fn ends(&self, moved: &Moved) -> &'static str {
-        let shared = &self.core.shared;
-        let idle = shared.options.caps.tunnel_idle;
-        let mut changes = shared.installed.changes();
-        loop {
-            let now = shared.clock.wall().unix_seconds();
-            if self.expires.is_some_and(|end| now >= end) {
-                return "the user's credential expired";
-            }
-            let session = self.connection.session.as_ref();
-            if session.is_some_and(|session| session.check(now).is_err()) {
-                return "the peer is not believed any more";
-            }
-            let quiet = moved.last.get().elapsed();
-            if quiet >= idle {
-                return "nothing passed for long";
-            }
-            let left = self
-                .expires
-                .map_or(idle, |end| Duration::from_secs(end.saturating_sub(now)));
-            let pause = left.min(idle - quiet).max(Duration::from_millis(20));
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                _ = changes.changed() => {}
-                () = shared.drain.reached(Phase::Forced) => return "the proxy stops",
-            }
-        }
+        let idle = self.lifetime.core.shared.options.caps.tunnel_idle;
+        let why = tokio::select! {
+            result = tokio::io::copy_bidirectional(&mut client, &mut server) => match result {
+                Ok(_) => "both ends are done",
+                Err(_) => "one end broke off",
+            },
+            why = self.lifetime.ended() => why,
+            () = moved.stops(idle) => "nothing passed for long",
+        };
+        tracing::debug!(why, "a tunnel ends");
+        self.observation.transfer.bytes_in.set(from_client.get());
+        self.observation.bytes_out = from_server.get();
     }
 }
 
@@ -128,6 +94,17 @@ impl Moved {
     fn new() -> Self {
         Moved {
             last: Cell::new(Instant::now()),
+        }
+    }
+
+    /// Waits until nothing has passed for so long.
+    async fn stops(&self, idle: Duration) {
+        loop {
+            let quiet = self.last.get().elapsed();
+            if quiet >= idle {
+                return;
+            }
+            tokio::time::sleep(idle - quiet).await;
         }
     }
 }
