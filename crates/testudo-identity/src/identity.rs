@@ -20,6 +20,8 @@ use crate::trust::TrustBundle;
 
 /// In a proxy's state: its key and its chain. Replaced whole.
 const IDENTITY_FILE: &str = "svid.pem";
+/// In a gateway's state: key and chain of the edge.
+const EDGE_FILE: &str = "edge.pem";
 
 /// What is wrong with an identity.
 #[derive(Debug, thiserror::Error)]
@@ -101,18 +103,82 @@ impl KeyRequest {
         Identity::new(&self.key, chain)
     }
 
-    /// The same for a server certificate of the edge, which is no SVID: only the key is compared.
+    /// The same for a server certificate of the edge, which is no SVID: the key is compared, and
+    /// control's connection vouches for the rest.
     ///
     /// # Errors
     /// Where the certificate is for another key.
     pub fn accept_edge(
         self,
         chain: Vec<CertificateDer<'static>>,
-        provider: &CryptoProvider,
-    ) -> Result<CertifiedKey, IdentityError> {
-        check_key(&self.key, chain.first().ok_or(SvidError::Missing)?)?;
-        let key = PrivatePkcs8KeyDer::from(self.key.serialize_der());
-        CertifiedKey::from_der(chain, key.into(), provider).map_err(IdentityError::Tls)
+    ) -> Result<EdgeIdentity, IdentityError> {
+        EdgeIdentity::new(&self.key, chain)
+    }
+}
+
+/// A gateway's key and server certificate from the mesh's authority.
+pub struct EdgeIdentity {
+    key: Zeroizing<Vec<u8>>,
+    chain: Vec<CertificateDer<'static>>,
+    not_before: u64,
+    not_after: u64,
+}
+
+impl EdgeIdentity {
+    fn new(key: &KeyPair, chain: Vec<CertificateDer<'static>>) -> Result<Self, IdentityError> {
+        let leaf = chain.first().ok_or(SvidError::Missing)?;
+        check_key(key, leaf)?;
+        let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| SvidError::Malformed)?;
+        let seconds = |time: i64| u64::try_from(time).map_err(|_| SvidError::Malformed);
+        let not_before = seconds(parsed.validity().not_before.timestamp())?;
+        let not_after = seconds(parsed.validity().not_after.timestamp())?;
+        Ok(EdgeIdentity {
+            key: Zeroizing::new(key.serialize_der()),
+            chain,
+            not_before,
+            not_after,
+        })
+    }
+
+    /// Reads it from a proxy's state folder; `None` where there is none.
+    ///
+    /// # Errors
+    /// Where the file cannot be used, or others may read it.
+    pub fn load(folder: &Path) -> Result<Option<Self>, IdentityError> {
+        let Some(text) = files::read_private(&folder.join(EDGE_FILE))? else {
+            return Ok(None);
+        };
+        let stored = pem::decode_key_and_chain(&text)?;
+        let key = KeyPair::try_from(&stored.key).map_err(IdentityError::Key)?;
+        EdgeIdentity::new(&key, stored.chain).map(Some)
+    }
+
+    /// Keeps it in a proxy's state folder (0600).
+    ///
+    /// # Errors
+    /// Where it cannot be written; what was there stays.
+    pub fn save(&self, folder: &Path) -> Result<(), IdentityError> {
+        let text = pem::encode_key_and_chain(&self.key, &self.chain);
+        files::write_private(&folder.join(EDGE_FILE), text.as_bytes())?;
+        Ok(())
+    }
+
+    /// Valid until, in seconds since the epoch.
+    pub fn not_after(&self) -> u64 {
+        self.not_after
+    }
+
+    /// When to renew; see [`Identity::renew_at`].
+    pub fn renew_at(&self, jitter: f64) -> Duration {
+        half_life(self.not_before, self.not_after, jitter)
+    }
+
+    /// For rustls.
+    ///
+    /// # Errors
+    /// Where rustls does not take the key.
+    pub fn certified_key(&self, provider: &CryptoProvider) -> Result<CertifiedKey, IdentityError> {
+        certified_key(&self.key, &self.chain, provider)
     }
 }
 
@@ -182,9 +248,7 @@ impl Identity {
     /// When to renew, since the epoch: at half of the SVID's life, earlier or later by up to a tenth
     /// of it, so that proxies that started together do not all ask at once. `jitter` is from 0 to 1.
     pub fn renew_at(&self, jitter: f64) -> Duration {
-        let issued = self.svid.not_before + BACKDATE.as_secs();
-        let life = Duration::from_secs(self.svid.not_after.saturating_sub(issued));
-        Duration::from_secs(issued) + life.mul_f64(0.4 + 0.2 * jitter.clamp(0.0, 1.0))
+        half_life(self.svid.not_before, self.svid.not_after, jitter)
     }
 
     /// For rustls.
@@ -192,8 +256,7 @@ impl Identity {
     /// # Errors
     /// Where rustls does not take the key.
     pub fn certified_key(&self, provider: &CryptoProvider) -> Result<CertifiedKey, IdentityError> {
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.to_vec()));
-        CertifiedKey::from_der(self.chain.clone(), key, provider).map_err(IdentityError::Tls)
+        certified_key(&self.key, &self.chain, provider)
     }
 
     /// Shared, for hot swaps.
@@ -211,10 +274,34 @@ impl std::fmt::Debug for Identity {
     }
 }
 
+impl std::fmt::Debug for EdgeIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EdgeIdentity")
+            .field("not_after", &self.not_after)
+            .field("key", &"(secret)")
+            .finish_non_exhaustive()
+    }
+}
+
 impl std::fmt::Debug for KeyRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("KeyRequest(secret)")
     }
+}
+
+fn half_life(not_before: u64, not_after: u64, jitter: f64) -> Duration {
+    let issued = not_before + BACKDATE.as_secs();
+    let life = Duration::from_secs(not_after.saturating_sub(issued));
+    Duration::from_secs(issued) + life.mul_f64(0.4 + 0.2 * jitter.clamp(0.0, 1.0))
+}
+
+fn certified_key(
+    key: &[u8],
+    chain: &[CertificateDer<'static>],
+    provider: &CryptoProvider,
+) -> Result<CertifiedKey, IdentityError> {
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_vec()));
+    CertifiedKey::from_der(chain.to_vec(), key, provider).map_err(IdentityError::Tls)
 }
 
 fn check_key(key: &KeyPair, leaf: &[u8]) -> Result<(), IdentityError> {
@@ -263,6 +350,31 @@ mod tests {
         assert_eq!(read.renew_at(0.5), Duration::from_secs(NOW + 500));
         assert_eq!(read.renew_at(7.0), Duration::from_secs(NOW + 600));
         assert!(!format!("{read:?}").contains("key: ["));
+    }
+
+    #[test]
+    fn an_edge_certificate_is_kept_with_its_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let (authority, _) = authority(folder.path());
+        let names = ["localhost".to_owned()];
+        let ttl = Duration::from_secs(1000);
+        let request = KeyRequest::generate().unwrap();
+        let issued = authority
+            .issue_edge(request.csr(), &names, ttl, NOW)
+            .unwrap();
+        let other = KeyRequest::generate().unwrap();
+        let refused = other.accept_edge(issued.chain.clone());
+        assert!(matches!(refused, Err(IdentityError::KeyMismatch)));
+        assert!(EdgeIdentity::load(folder.path()).unwrap().is_none());
+        request
+            .accept_edge(issued.chain)
+            .unwrap()
+            .save(folder.path())
+            .unwrap();
+        let read = EdgeIdentity::load(folder.path()).unwrap().unwrap();
+        assert_eq!(read.not_after(), NOW + 1000);
+        assert_eq!(read.renew_at(0.5), Duration::from_secs(NOW + 500));
+        assert!(read.certified_key(&crate::tls::provider()).is_ok());
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub mod trust;
 
 pub use authority::{Authority, AuthorityError, Issued};
 pub use clock::Clock;
-pub use identity::{Identity, IdentityError, KeyRequest};
+pub use identity::{EdgeIdentity, Identity, IdentityError, KeyRequest};
 pub use join::{JoinToken, JoinTokenError, ProxyRole};
 pub use manifest_key::{ManifestKey, verify_manifest};
 pub use revocation::RevocationList;

@@ -32,4 +32,9 @@ impl Addresses {
     pub fn of(&self, service: &str) -> Arc<[Arc<str>]> {
         self.services.get(service).cloned().unwrap_or_default()
     }
+
+    /// Every service with its addresses, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<[Arc<str>]>)> {
+        self.services.iter()
+    }
 }

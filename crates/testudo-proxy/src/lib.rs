@@ -16,6 +16,7 @@ pub mod shared;
 mod admin;
 mod body;
 mod connection;
+mod control;
 mod core;
 mod drain;
 mod exchange;
@@ -38,6 +39,7 @@ mod watchdog;
 mod websocket;
 
 pub use addresses::Addresses;
+pub use control::{JoinError, LinkError, StoreError};
 pub use installed::Installed;
 pub use options::{Caps, DrainOptions, ListenAddress, ProxyOptions};
 pub use runtime::{ProxyError, prepare, run, serve};

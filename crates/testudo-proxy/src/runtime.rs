@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use crate::admin;
+use crate::control::{self, Link, LinkError};
 use crate::core::{self, Assignment, Side};
 use crate::drain::Phase;
 use crate::jwks;
@@ -48,6 +50,9 @@ pub enum ProxyError {
     /// The operating system gives no thread or no runtime.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
+    /// There is no link to a mesh.
+    #[error(transparent)]
+    Link(#[from] LinkError),
     /// A data thread ended by a panic.
     #[error("a data thread panicked")]
     Panicked,
@@ -59,7 +64,9 @@ pub enum ProxyError {
 /// It cannot start; see [`ProxyError`].
 pub fn run(options: ProxyOptions) -> Result<(), ProxyError> {
     let (shared, recorder) = prepare(options)?;
-    let result = serve(&shared);
+    let result = control::open(&shared)
+        .map_err(ProxyError::from)
+        .and_then(|link| serve_linked(&shared, Some(link)));
     // What is queued is written before the process ends.
     recorder.stop();
     result
@@ -95,11 +102,16 @@ pub fn prepare(options: ProxyOptions) -> Result<(Arc<Shared>, Recorder), ProxyEr
     Ok((Arc::new(Shared::new(options, secret, evidence)), recorder))
 }
 
-/// Runs what [`prepare`] made, on this thread and its data threads, until it has drained.
+/// Runs what [`prepare`] made, on this thread and its data threads, until it has drained. Without a
+/// control plane: whoever calls this fills [`Shared::installed`].
 ///
 /// # Errors
 /// An address cannot be bound, or a thread not started.
 pub fn serve(shared: &Arc<Shared>) -> Result<(), ProxyError> {
+    serve_linked(shared, None)
+}
+
+fn serve_linked(shared: &Arc<Shared>, link: Option<Link>) -> Result<(), ProxyError> {
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -107,7 +119,7 @@ pub fn serve(shared: &Arc<Shared>) -> Result<(), ProxyError> {
         .map_err(ProxyError::Thread)?;
     let cores = Cores::start(shared)?;
     let local = LocalSet::new();
-    let result = local.block_on(&runtime, control_thread(shared, &cores));
+    let result = local.block_on(&runtime, control_thread(shared, &cores, link));
     // Whatever happened, data threads end before this returns.
     shared.drain.advance(Phase::Forced);
     let joined = cores.join();
@@ -115,8 +127,13 @@ pub fn serve(shared: &Arc<Shared>) -> Result<(), ProxyError> {
     result.and(joined)
 }
 
-async fn control_thread(shared: &Arc<Shared>, cores: &Cores) -> Result<(), ProxyError> {
+async fn control_thread(
+    shared: &Arc<Shared>,
+    cores: &Cores,
+    link: Option<Link>,
+) -> Result<(), ProxyError> {
     let mut stop = Stop::new(shared)?;
+    let mut link = std::pin::pin!(keep_link(shared, link.map(Rc::new)));
     let admin_address = ListenAddress::Tcp(shared.options.admin_address());
     let (admin_socket, admin) =
         listener::bind(&admin_address, 1).map_err(bind_error("admin", &admin_address))?;
@@ -130,15 +147,35 @@ async fn control_thread(shared: &Arc<Shared>, cores: &Cores) -> Result<(), Proxy
     tokio::select! {
         bound = bind_all(shared, cores, admin) => {
             let _ = shared.bound.set(bound?);
+            shared.installed.changed();
         }
+        error = &mut link => return Err(error.into()),
         () = stop.wait() => return Ok(()),
     }
     tokio::select! {
         () = report_ready(shared) => {}
+        error = &mut link => return Err(error.into()),
         () = stop.wait() => {}
     }
     drain(shared, cores).await;
     Ok(())
+}
+
+/// Runs the link to control as a task, again if it panics. Ends only where the proxy has no place in
+/// the mesh.
+async fn keep_link(shared: &Arc<Shared>, link: Option<Rc<Link>>) -> LinkError {
+    let Some(link) = link else {
+        return std::future::pending().await;
+    };
+    loop {
+        let running = Rc::clone(&link);
+        let task = async move { running.run().await };
+        match shared.panics.spawn_named("control link", task).await {
+            Ok(Ok(never)) => match never {},
+            Ok(Err(error)) => return error,
+            Err(_panicked) => tokio::time::sleep(Duration::from_secs(1)).await,
+        }
+    }
 }
 
 /// Binds what this role needs and hands one socket of each to every core.

@@ -85,7 +85,8 @@ impl Pki {
             .issue_edge(request.csr(), &names, ttl, now)
             .unwrap();
         let provider = testudo_identity::tls::provider();
-        Arc::new(request.accept_edge(issued.chain, &provider).unwrap())
+        let edge = request.accept_edge(issued.chain).unwrap();
+        Arc::new(edge.certified_key(&provider).unwrap())
     }
 
     /// What a client of the edge needs to trust it.
