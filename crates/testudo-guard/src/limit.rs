@@ -73,7 +73,7 @@ pub enum LimitKey {
 pub enum LimitScope {
     /// Each proxy alone.
     Proxy,
-    /// The rate is divided by the number of live proxies that see the traffic.
+    /// Rate and burst are divided by the number of live proxies that see the traffic.
     Fleet,
 }
 

@@ -64,6 +64,7 @@ struct Bucket([AtomicU64; WAYS]);
 struct Rate {
     interval: u64,
     window: u64,
+    burst: u32,
 }
 
 impl Default for Limiter {
@@ -96,7 +97,7 @@ impl Limiter {
         };
         let state = |tat: u64, retry_after: u64| LimitState {
             name: Arc::clone(&rule.name),
-            burst: rule.burst.max(1),
+            burst: rate.burst,
             window: from_ticks(rate.window),
             remaining: rate.window.saturating_sub(tat.saturating_sub(now)) / rate.interval,
             retry_after: from_ticks(retry_after),
@@ -154,10 +155,14 @@ impl Rate {
         let interval = u64::try_from(nanos.div_ceil(TICK_NANOS))
             .unwrap_or(LONGEST)
             .clamp(1, LONGEST);
-        let window = interval
-            .saturating_mul(u64::from(rule.burst.max(1)))
-            .min(LONGEST);
-        Rate { interval, window }
+        // Each proxy of a fleet gives its share of the burst too, rounded up.
+        let burst = rule.burst.max(1).div_ceil(fleet);
+        let window = interval.saturating_mul(u64::from(burst)).min(LONGEST);
+        Rate {
+            interval,
+            window,
+            burst,
+        }
     }
 }
 

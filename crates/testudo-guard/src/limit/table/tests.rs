@@ -89,6 +89,10 @@ fn a_fleet_shares_the_rate() {
     limiter.set_fleet(0);
     assert!(limiter.count(&rule, b"alone", ms(500)).is_ok());
     assert!(limiter.count(&rule, b"alone", ms(601)).is_ok());
+    rule.burst = 10;
+    limiter.set_fleet(4);
+    let passed = (0..20).filter(|_| limiter.count(&rule, b"burst", ms(700)).is_ok());
+    assert_eq!(passed.count(), 3);
 }
 
 #[test]
