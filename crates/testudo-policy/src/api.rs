@@ -23,7 +23,8 @@ pub struct OperationModel {
     pub name: Arc<str>,
     /// Its method.
     pub method: http::Method,
-    /// Path template, for example `/orders/{id}`.
+    /// Path template as the service sees paths: that of the specification behind the base path of its
+    /// `servers`, for example `/v1/orders/{id}`.
     pub template: Arc<str>,
     /// Where it stands.
     pub span: Span,
@@ -31,7 +32,7 @@ pub struct OperationModel {
     pub params: Vec<ParamModel>,
     /// Top-level properties of the JSON body that policies may read.
     pub body: Vec<FieldModel>,
-    /// Whether the body cannot be buffered (gRPC, event streams, WebSocket): policies must not read it.
+    /// Whether the request body cannot be buffered (gRPC, WebSocket, `api: none`): policies must not read it.
     pub streamed: bool,
     /// Whether a `101` response is declared.
     pub websocket: bool,

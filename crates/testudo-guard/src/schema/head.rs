@@ -128,6 +128,8 @@ impl Params {
                 outcome = result;
             }
         };
+        values.params.reserve(self.path.len() + self.query.len());
+        values.headers.reserve(self.headers.len());
         for parameter in &self.path {
             let raw = path_params
                 .iter()

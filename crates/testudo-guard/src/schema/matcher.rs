@@ -95,6 +95,9 @@ pub enum TemplateError {
     /// `?` or `#`.
     #[error("a path cannot hold a query or a fragment")]
     Query,
+    /// `//`, `/./`, `/../`, or an encoded slash: such requests are refused before they are matched (DESIGN §9).
+    #[error("empty, dot or slash segments are never matched")]
+    Segment,
 }
 
 /// The parts of one path template: its structure, equal for templates that match the same paths,
@@ -120,6 +123,14 @@ impl Template {
         let path = template.strip_prefix('/').ok_or(TemplateError::NoSlash)?;
         if path.contains(['?', '#']) {
             return Err(TemplateError::Query);
+        }
+        let mut segments = path.split('/').peekable();
+        while let Some(segment) = segments.next() {
+            let inner_empty = segment.is_empty() && segments.peek().is_some();
+            let slash = segment.contains('\\') || segment.to_ascii_uppercase().contains("%2F");
+            if inner_empty || slash || matches!(segment, "." | "..") {
+                return Err(TemplateError::Segment);
+            }
         }
         let mut names = Vec::new();
         let segments = path
@@ -549,6 +560,9 @@ mod tests {
             ("/{}", TemplateError::Braces),
             ("/{a}}", TemplateError::Braces),
             ("/x}{a}", TemplateError::Braces),
+            ("/a//b", TemplateError::Segment),
+            ("/a/../b", TemplateError::Segment),
+            ("/a%2fb", TemplateError::Segment),
         ] {
             assert_eq!(Template::parse(template), Err(error), "{template}");
         }

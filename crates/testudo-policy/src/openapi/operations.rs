@@ -72,7 +72,7 @@ pub(super) fn read<'a>(
 
 fn report_template(error: &TemplateError, key: &Key, diagnostics: &mut Diagnostics) {
     let hint = match error {
-        TemplateError::NoSlash | TemplateError::Braces => None,
+        TemplateError::NoSlash | TemplateError::Braces | TemplateError::Segment => None,
         TemplateError::Query => {
             Some("declare what stands behind the question mark under parameters".to_owned())
         }
@@ -207,6 +207,10 @@ impl<'a> Unread<'a, '_> {
             return None;
         }
         let name = self.name(reader, names, diagnostics);
+        if self.method == Method::TRACE {
+            let message = "TRACE is always refused: nobody can call this operation";
+            diagnostics.warning("openapi.unsupported", &self.key.span, message, None);
+        }
         let lists = [
             self.place.get("parameters"),
             self.item.place.get("parameters"),

@@ -104,6 +104,12 @@ fn read<'a>(
             diagnostics.error("openapi.invalid", &name.span, message, None);
             return None;
         }
+        if lower.contains('_') {
+            // Proxies and frameworks disagree whether `_` is `-` (DESIGN §5, §9).
+            let message = format!("{text} never arrives: headers with _ are dropped");
+            let hint = format!("name it {}", lower.replace('_', "-"));
+            diagnostics.warning("openapi.unsupported", &name.span, message, hint);
+        }
     }
     let required = flag(place, "required");
     if location == Location::Path && !required {

@@ -530,6 +530,14 @@ fn broken_paths_and_operations() {
             "  /a: {get: {parameters: [{name: x, in: query, schema: {type: string, pattern: '(?=a)'}}]}}",
             "error openapi.unsupported 3:80 this pattern cannot be used: look-around, back references or invalid syntax",
         ),
+    ] {
+        assert_eq!(diagnostics(&with_paths(paths)), [expected], "{paths}");
+    }
+}
+
+#[test]
+fn broken_references_and_bodies() {
+    for (paths, expected) in [
         (
             "  /a: {get: {parameters: [{$ref: '#/components/x'}]}}",
             "error openapi.invalid 3:34 #/components/x leads to nothing",
