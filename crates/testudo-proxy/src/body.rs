@@ -2,6 +2,8 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -16,6 +18,7 @@ use tokio::time::{Instant, Sleep};
 use crate::io::Active;
 use crate::lifetime::Lifetime;
 use crate::observation::{Observation, Transfer};
+use crate::options::Caps;
 use crate::upstream::Lease;
 
 /// Why a body ended early. Ends the connection or the stream; the reason is in the event.
@@ -38,22 +41,22 @@ pub(crate) enum BodyError {
 /// Reads a whole request body, at most `limit` bytes (DESIGN §8 step 4, `Buffer`).
 ///
 /// # Errors
-/// `request.too_large`, `request.timeout`, or `request.malformed` where the framing breaks.
+/// `request.too_large`, `request.timeout`, `overloaded`, or `request.malformed` where the framing breaks.
 pub(crate) async fn read_whole(
     mut body: Incoming,
     limit: u64,
-    idle: Duration,
-    total: Duration,
+    caps: &Caps,
     transfer: &Transfer,
+    held: &mut Held,
 ) -> Result<(Bytes, Option<HeaderMap>), Denial> {
     if body.size_hint().lower() > limit {
         return Err(too_large(limit));
     }
-    let deadline = Instant::now() + total;
+    let deadline = Instant::now() + caps.body_total;
     let mut chunks = Chunks::default();
     let mut trailers = None;
     loop {
-        let wait = deadline.min(Instant::now() + idle);
+        let wait = deadline.min(Instant::now() + caps.body_idle);
         let next = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
         let frame = match tokio::time::timeout_at(wait, next).await {
             Err(_) => {
@@ -75,10 +78,64 @@ pub(crate) async fn read_whole(
                 if length > limit {
                     return Err(too_large(limit));
                 }
+                if !held.grow(data.len()) {
+                    let detail = "too many bodies wait to be judged";
+                    return Err(Denial::new(Reason::Overloaded, detail));
+                }
                 chunks.push(data);
             }
             Err(other) => trailers = other.into_trailers().ok().map(filter_trailers),
         }
+    }
+}
+
+/// Bytes of bodies that all cores hold back at once; bounded, since a cap for each request is none for all.
+#[derive(Clone, Debug)]
+pub(crate) struct HeldBytes {
+    total: Arc<AtomicUsize>,
+    limit: usize,
+}
+
+impl HeldBytes {
+    pub(crate) fn new(limit: usize) -> Self {
+        HeldBytes {
+            total: Arc::default(),
+            limit,
+        }
+    }
+
+    /// Nothing yet, for one request.
+    pub(crate) fn hold(&self) -> Held {
+        Held {
+            all: self.clone(),
+            bytes: 0,
+        }
+    }
+}
+
+/// What one request holds; given back on drop.
+#[derive(Debug)]
+pub(crate) struct Held {
+    all: HeldBytes,
+    bytes: usize,
+}
+
+impl Held {
+    /// Whether so many more bytes may be held.
+    pub(crate) fn grow(&mut self, bytes: usize) -> bool {
+        let before = self.all.total.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > self.all.limit {
+            self.all.total.fetch_sub(bytes, Ordering::Relaxed);
+            return false;
+        }
+        self.bytes += bytes;
+        true
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.all.total.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -465,6 +522,18 @@ impl UpstreamBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn held_bytes_are_bounded_and_given_back() {
+        let all = HeldBytes::new(10);
+        let (mut one, mut two) = (all.hold(), all.hold());
+        assert!(one.grow(6) && two.grow(4));
+        assert!(!one.grow(1));
+        drop(two);
+        assert!(one.grow(4));
+        drop(one);
+        assert_eq!(all.total.load(Ordering::Relaxed), 0);
+    }
 
     #[test]
     fn chunks_are_joined_in_order() {

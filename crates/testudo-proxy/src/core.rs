@@ -25,6 +25,9 @@ use crate::tasks::Panics;
 use crate::tls::EdgeConfig;
 use crate::upstream::Upstreams;
 
+/// Threads of one core for what would hold up its other requests.
+const WORKERS: usize = 4;
+
 /// How often a core looks after what requests do not.
 const UPKEEP: Duration = Duration::from_secs(2);
 
@@ -92,6 +95,9 @@ impl Core {
 pub(crate) fn run(shared: &Arc<Shared>, assignments: mpsc::Receiver<Assignment>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        // Large bodies are judged here, and names resolved.
+        .max_blocking_threads(WORKERS)
+        .thread_keep_alive(Duration::from_secs(10))
         .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header, response};
 use testudo_guard::authn::User;
 use testudo_guard::{Denial, Snapshot};
 
-use crate::body::ResponseBody;
+use crate::body::{Held, ResponseBody};
 use crate::clock;
 use crate::connection::Connection;
 use crate::core::{Core, Side};
@@ -28,6 +28,8 @@ pub(crate) struct Exchange {
     pub(crate) wire: Wire,
     /// HTTP/2 has other ways to say that a connection ends.
     pub(crate) http2: bool,
+    /// The part of its body that is held back.
+    pub(crate) held: Held,
     /// The head as it came and the snapshot that judges it, where it may become a stream.
     permitted: Option<(Parts, Arc<Snapshot>)>,
     /// Headers that the response gets, whatever it is.
@@ -67,6 +69,7 @@ impl Exchange {
             permitted: snapshot
                 .filter(|_| judges_streams && may_stream(&head.headers))
                 .map(|snapshot| (head.clone(), snapshot.clone())),
+            held: core.shared.held_bytes.hold(),
             headers: HeaderMap::new(),
             active: Active::begin(&connection.activity, &core.shared.metrics),
         }

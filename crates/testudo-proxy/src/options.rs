@@ -164,6 +164,8 @@ pub struct Caps {
     pub body_idle: Duration,
     /// For the whole of a body that must be complete before anything goes upstream.
     pub body_total: Duration,
+    /// Bytes of bodies that are held back at once to be judged, over all connections and cores.
+    pub held_bytes: usize,
     /// Without a request, until a connection is closed. Longer than other proxies keep idle upstream
     /// connections ([`Caps::pool_idle`]), so that none is closed under a request.
     pub idle: Duration,
@@ -189,6 +191,7 @@ impl Default for Caps {
             head: Duration::from_secs(10),
             body_idle: Duration::from_secs(30),
             body_total: Duration::from_secs(60),
+            held_bytes: 256 << 20,
             idle: Duration::from_secs(75),
             tunnel_idle: Duration::from_secs(300),
             connect: Duration::from_secs(3),

@@ -9,7 +9,7 @@ use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, header, response};
 use hyper::body::{Body as _, Incoming};
 use testudo_guard::pipeline::{BodyPlan, Incoming as Arrived, Target};
-use testudo_guard::{BodyCheck, Denial, HeadOutcome, Permit, Snapshot, check_head, normalize};
+use testudo_guard::{BodyCheck, Denial, HeadOutcome, Now, Permit, Snapshot, check_head, normalize};
 use testudo_model::Reason;
 
 use crate::body::{
@@ -25,6 +25,9 @@ use crate::outbound;
 use crate::respond::REASON_HEADER;
 use crate::upstream::{Answer, Outgoing, Permitted, forward};
 use crate::websocket;
+
+/// Bodies up to this size are judged where they are: handing them over would take longer.
+const INLINE_BYTES: usize = 64 * 1024;
 
 /// Answers one request. Whatever happens, the client gets a response and the request one event.
 pub(crate) async fn handle(
@@ -133,11 +136,15 @@ async fn judge_body(
             let (bytes, trailers) = if body.is_end_stream() {
                 (Bytes::new(), None)
             } else {
-                read_whole(body, limit, caps.body_idle, caps.body_total, &transfer).await?
+                read_whole(body, limit, &caps, &transfer, &mut exchange.held).await?
             };
             let began = clock::monotonic();
             let now = exchange.core.shared.clock.now();
-            let judged = check.finish(&bytes, &mut exchange.observation.record, now);
+            let judged = if bytes.len() <= INLINE_BYTES {
+                check.finish(&bytes, &mut exchange.observation.record, now)
+            } else {
+                finish_elsewhere(check, bytes.clone(), now, exchange).await
+            };
             exchange.observation.guard += clock::monotonic().saturating_sub(began);
             let permit = judged?;
             let body = if bytes.is_empty() && trailers.is_none() {
@@ -158,6 +165,33 @@ async fn judge_body(
             }
             let body = StreamBody::new(body, limit, caps.body_idle, transfer);
             Ok((permit, RequestBody::Stream(Box::new(body))))
+        }
+    }
+}
+
+/// Judges a large body on a worker thread, of which each core has a few: the others on this core go on.
+async fn finish_elsewhere(
+    check: BodyCheck,
+    bytes: Bytes,
+    now: Now,
+    exchange: &mut Exchange,
+) -> Result<Permit, Denial> {
+    let mut record = std::mem::take(&mut exchange.observation.record);
+    let judging = tokio::task::spawn_blocking(move || {
+        let judged = check.finish(&bytes, &mut record, now);
+        (judged, record)
+    });
+    match judging.await {
+        Ok((judged, record)) => {
+            exchange.observation.record = record;
+            judged
+        }
+        Err(error) => {
+            tracing::error!(%error, "judging a body failed");
+            Err(Denial::new(
+                Reason::Overloaded,
+                "the body could not be judged",
+            ))
         }
     }
 }
@@ -213,7 +247,15 @@ async fn judge_response_body(
         target.check_response(head.status, &head.headers, None, record)?;
         return Ok(ResponseBody::upstream(body));
     };
-    let read = body.read_whole(limit).await.map_err(|error| {
+    let caps = &exchange.core.shared.options.caps;
+    let reading = tokio::time::timeout(caps.body_total, body.read_whole(limit));
+    let read = reading.await.map_err(|_| {
+        Denial::new(
+            Reason::UpstreamTimeout,
+            "the response to judge did not end in time",
+        )
+    })?;
+    let read = read.map_err(|error| {
         let detail = format!("the response to judge: {}", crate::error_text(&error));
         Denial::new(Reason::UpstreamInvalid, detail)
     })?;

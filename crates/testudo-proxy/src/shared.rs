@@ -8,6 +8,7 @@ use testudo_model::Event;
 use testudo_watch::{EventSender, Metrics};
 use tokio::sync::mpsc;
 
+use crate::body::HeldBytes;
 use crate::clock::Clock;
 use crate::drain::{Drain, Phase};
 use crate::installed::Installed;
@@ -39,6 +40,7 @@ pub struct Shared {
     forwarded: Mutex<Option<mpsc::Receiver<Arc<Event>>>>,
     pub(crate) health: HealthTable,
     pub(crate) open_traces: OpenTraces,
+    pub(crate) held_bytes: HeldBytes,
     /// Connections to the inbound side that did not prove to be of this mesh.
     pub(crate) refused_handshakes: Counter,
     inbound_tls: OnceLock<Arc<rustls::ServerConfig>>,
@@ -84,6 +86,7 @@ impl Shared {
         if let Some(given) = &options.name {
             let _ = name.set(Arc::from(given.as_str()));
         }
+        let held_bytes = HeldBytes::new(options.caps.held_bytes);
         Shared {
             connections: Connections::new(&options.caps),
             options,
@@ -99,6 +102,7 @@ impl Shared {
             forwarded: Mutex::new(Some(evidence.forwarded)),
             health: HealthTable::default(),
             open_traces: OpenTraces::default(),
+            held_bytes,
             refused_handshakes: Counter::default(),
             inbound_tls: OnceLock::new(),
         }
