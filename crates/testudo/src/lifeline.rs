@@ -39,3 +39,8 @@ pub(crate) fn tie_to(parent: u32, end: AtParentsEnd) -> Result<(), Failure> {
     }
     Ok(())
 }
+
+/// What this process writes from now on is for its user alone.
+pub(crate) fn write_privately() {
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+}

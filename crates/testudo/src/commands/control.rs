@@ -41,6 +41,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
     if let Some(parent) = args.parent_pid {
         lifeline::tie_to(parent, AtParentsEnd::Stop)?;
     }
+    lifeline::write_privately();
     args.log.start()?;
     let options = ControlOptions {
         bundle_dir: args.dir.clone(),

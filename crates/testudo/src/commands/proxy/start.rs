@@ -91,6 +91,7 @@ pub(crate) fn run(args: StartArgs) -> Result<ExitCode, Failure> {
     if let Some(parent) = args.parent_pid {
         lifeline::tie_to(parent, AtParentsEnd::Stop)?;
     }
+    lifeline::write_privately();
     args.log.start()?;
     testudo_proxy::run(args.into_options()?).or_fail(|| "the proxy cannot go on")?;
     Ok(ExitCode::SUCCESS)
