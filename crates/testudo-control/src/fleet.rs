@@ -124,6 +124,12 @@ impl Fleet {
         if let Some(manifest) = &desired.manifest {
             connection.send(Message::Manifest(manifest.clone()));
         }
+        // A proxy that renewed its SVID comes on a new stream while the old one is still open: to the
+        // others it never left.
+        connection.ready = state
+            .connections
+            .get(&id.name)
+            .is_some_and(|old| old.ready && old.hello.advertise == connection.hello.advertise);
         state.connections.insert(id.name.clone(), connection);
         state.spread_membership();
         drop(state);
@@ -275,7 +281,9 @@ impl Fleet {
         svid_not_after: u64,
         effective: Option<serde_json::Value>,
     ) {
+        let mut turned = false;
         self.update(id, |connection| {
+            turned = connection.ready != ready;
             connection.ready = ready;
             connection.detail = detail;
             connection.hello.svid_not_after = svid_not_after;
@@ -283,6 +291,9 @@ impl Fleet {
                 connection.effective = effective;
             }
         });
+        if turned {
+            self.lock().spread_membership();
+        }
     }
 
     fn update(&self, id: &ConnectionId, change: impl FnOnce(&mut Connection)) {
@@ -322,7 +333,7 @@ impl State {
         }
     }
 
-    /// Addresses and counts go to everyone whenever a proxy comes or goes.
+    /// Addresses and counts go to everyone whenever a proxy comes or goes, becomes ready or drains.
     fn spread_membership(&mut self) {
         let addresses = Message::Addresses(self.addresses());
         let fleet = Message::Fleet(self.counts());
@@ -330,12 +341,13 @@ impl State {
         self.send_all(&fleet);
     }
 
+    /// Those that serve: one that is starting or draining is sent no traffic.
     fn sidecars(&self) -> BTreeMap<&str, Vec<String>> {
         let mut services: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for connection in self
             .connections
             .values()
-            .filter(|connection| connection.hello.role == "sidecar")
+            .filter(|connection| connection.ready && connection.hello.role == "sidecar")
         {
             services
                 .entry(connection.hello.service.as_str())
@@ -361,7 +373,7 @@ impl State {
         let gateways = self
             .connections
             .values()
-            .filter(|connection| connection.hello.role == "gateway")
+            .filter(|connection| connection.ready && connection.hello.role == "gateway")
             .count();
         let services = self
             .sidecars()
@@ -480,9 +492,27 @@ mod tests {
                 addresses: vec!["orders-1:1".into()],
             }],
         };
-        assert!(drain(&mut first).contains(&Message::Addresses(expected)));
+        let told = Message::Addresses(expected);
+        assert!(!drain(&mut first).contains(&told), "it does not serve yet");
+        let health = |id: &ConnectionId, ready| fleet.health(id, ready, String::new(), 0, None);
+        health(&id, true);
+        assert!(drain(&mut first).contains(&told));
+        health(&id, true);
+        assert!(drain(&mut first).is_empty());
 
+        // On a new stream beside the old one it never leaves.
+        let (sender, _third) = mpsc::channel(QUEUE);
+        let renewed = fleet.connect(hello("orders-1", "orders"), sender);
+        assert!(!drain(&mut first).contains(&Message::Addresses(Addresses::default())));
         fleet.disconnect(&id);
+        assert!(drain(&mut first).is_empty());
+
+        // Draining, it leaves before it closes.
+        health(&renewed, false);
+        assert!(drain(&mut first).contains(&Message::Addresses(Addresses::default())));
+        health(&renewed, true);
+        assert!(drain(&mut first).contains(&told));
+        fleet.disconnect(&renewed);
         assert!(drain(&mut first).contains(&Message::Addresses(Addresses::default())));
     }
 
