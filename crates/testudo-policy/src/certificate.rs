@@ -112,3 +112,68 @@ fn public_key(key: &PrivateKeyDer<'_>) -> Option<Vec<u8>> {
     let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).ok()?;
     Some(pair.public_key().as_ref().to_vec())
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair as Pair};
+
+    use super::*;
+
+    fn params() -> CertificateParams {
+        let mut params = CertificateParams::new(vec!["edge.test".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        params
+    }
+
+    fn signed(params: &CertificateParams, pair: &Pair) -> String {
+        params.self_signed(pair).unwrap().pem()
+    }
+
+    #[test]
+    fn pairs_that_belong_together_can_be_used() {
+        for algorithm in [
+            &rcgen::PKCS_ECDSA_P256_SHA256,
+            &rcgen::PKCS_ECDSA_P384_SHA384,
+            &rcgen::PKCS_ED25519,
+        ] {
+            let pair = Pair::generate_for(algorithm).unwrap();
+            let chain = signed(&params(), &pair);
+            let inspected = inspect(chain.as_bytes(), pair.serialize_pem().as_bytes()).unwrap();
+            assert_eq!(inspected.names, ["edge.test"]);
+            assert_eq!(inspected.not_before, 1_577_836_800);
+            assert_eq!(inspected.not_after, 1_609_459_200);
+        }
+    }
+
+    #[test]
+    fn what_a_gateway_could_not_use_is_told_apart() {
+        let pair = Pair::generate().unwrap();
+        let other = Pair::generate().unwrap();
+        let (chain, key) = (signed(&params(), &pair), pair.serialize_pem());
+        let mut authority = params();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let wrong_order = format!("{}{chain}", signed(&authority, &other));
+        let damaged = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let rubbish = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        for (chain, key, error) in [
+            (
+                chain.as_str(),
+                other.serialize_pem().as_str(),
+                CertificateError::Mismatch,
+            ),
+            (
+                wrong_order.as_str(),
+                key.as_str(),
+                CertificateError::Authority,
+            ),
+            (damaged, key.as_str(), CertificateError::BadCertificate(1)),
+            ("", key.as_str(), CertificateError::NoCertificate),
+            (chain.as_str(), "", CertificateError::NoKey),
+            (chain.as_str(), chain.as_str(), CertificateError::NoKey),
+            (chain.as_str(), rubbish, CertificateError::BadKey),
+        ] {
+            assert_eq!(inspect(chain.as_bytes(), key.as_bytes()), Err(error));
+        }
+    }
+}

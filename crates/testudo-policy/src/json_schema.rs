@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::config::defaults;
 use crate::config::keys::{INCLUDED, ROOT};
 use crate::config::shape::{Kind, Need, Object, Text};
 
@@ -38,6 +39,10 @@ fn object(object: &Object) -> Value {
         let mut schema = kind(key.kind);
         if let Some(fields) = schema.as_object_mut() {
             fields.insert("description".to_owned(), key.doc.into());
+            if let Some(default) = defaults::shown(object.title, key.name) {
+                let default = typed(key.kind, &default);
+                fields.insert("default".to_owned(), default);
+            }
         }
         properties.insert(key.name.to_owned(), schema);
     }
@@ -50,6 +55,14 @@ fn object(object: &Object) -> Value {
         fields.insert("required".to_owned(), required.into());
     }
     schema
+}
+
+/// A default in the sort that its key has.
+fn typed(kind: Kind, text: &str) -> Value {
+    match kind {
+        Kind::Bool | Kind::Integer(..) => serde_json::from_str(text).unwrap_or_default(),
+        _ => text.into(),
+    }
 }
 
 fn kind(of: Kind) -> Value {

@@ -17,5 +17,6 @@ pub mod fix;
 pub mod init;
 pub mod json_schema;
 pub mod openapi;
+pub mod reference;
 pub mod render;
 pub mod yaml;

@@ -415,7 +415,7 @@ fn every_mistake_of_files_is_found_in_its_place() {
 #[test]
 fn every_code_has_a_bundle() {
     let elsewhere = [
-        // A clock, a certificate: `certificate` and `bundle` test them.
+        // See `certificates_that_are_not_valid_now`.
         "tls.expired",
         // Tested beside the policies and specifications.
         "policy.never",
@@ -468,4 +468,27 @@ fn the_sample_shop_is_good() {
         "{}",
         human(checked.report(&bundle), Style::default())
     );
+}
+
+#[test]
+fn certificates_that_are_not_valid_now() {
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["edge.test".to_owned()]).unwrap();
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    let chain = params.self_signed(&pair).unwrap().pem();
+    let bundle = bundle(&[
+        (
+            "testudo.yaml",
+            "version: 1\ntrust_domain: a.test\ngateway: {tls: [{certificate: c.pem, key: k.pem}]}\n",
+        ),
+        ("c.pem", &chain),
+        ("k.pem", &pair.serialize_pem()),
+        ("policies/a.cedar", ""),
+    ]);
+    for (now, expected) in [(1_500_000_000, 1), (1_590_000_000, 0), (1_700_000_000, 1)] {
+        let checked = check(&bundle, &CheckOptions { now: Some(now) });
+        let codes: Vec<_> = checked.diagnostics.iter().map(|d| d.code).collect();
+        assert_eq!(codes, vec!["tls.expired"; expected], "{now}");
+    }
 }

@@ -57,3 +57,65 @@ pub const LIMITS_MAX: usize = 1000;
 pub const ISSUERS_MAX: usize = 100;
 /// `limits[].scope`.
 pub const LIMIT_SCOPE: LimitScope = LimitScope::Proxy;
+
+/// A default as the reference and the schema show it; `None`: there is none, or it is empty.
+pub(crate) fn shown(object: &str, key: &str) -> Option<String> {
+    let text = match (object, key) {
+        ("control", "api") => CONTROL_API.to_string(),
+        ("control", "mesh") => CONTROL_MESH.to_string(),
+        ("control", "store") => "embedded".to_owned(),
+        ("identity", "ttl") => duration(IDENTITY_TTL),
+        ("gateway", "listen") => GATEWAY_LISTEN.to_string(),
+        ("a route", "path") => ROUTE_PATH.to_owned(),
+        ("a redirect", "status") => REDIRECT_STATUS.to_string(),
+        ("users", "forward") => FORWARD.to_string(),
+        ("an issuer", "id") => USER_ID.to_owned(),
+        ("a service", "mode") => match MODE {
+            Mode::Enforce => "enforce".to_owned(),
+            Mode::Report => "report".to_owned(),
+            Mode::Observe => "observe".to_owned(),
+        },
+        ("a service", "protocol") => match PROTOCOL {
+            Protocol::Auto => "auto".to_owned(),
+            Protocol::Http1 => "http1".to_owned(),
+            Protocol::Http2 => "http2".to_owned(),
+        },
+        ("a service", "api") => "none".to_owned(),
+        ("a service", "user") => match USER {
+            UserRule::Authorize => "authorize".to_owned(),
+            UserRule::Require => "require".to_owned(),
+            UserRule::Optional => "optional".to_owned(),
+            UserRule::Ignore => "ignore".to_owned(),
+        },
+        ("a service", "timeout") => duration(TIMEOUT),
+        ("an API", "requests") => strictness(REQUESTS),
+        ("an API", "responses") => strictness(RESPONSES),
+        ("an API", "undocumented") => match UNDOCUMENTED {
+            Undocumented::Deny => "deny".to_owned(),
+            Undocumented::Report => "report".to_owned(),
+            Undocumented::Allow => "allow".to_owned(),
+        },
+        ("an API", "max_body") => format!("{}MiB", MAX_BODY >> 20),
+        ("a limit", "scope") => match LIMIT_SCOPE {
+            LimitScope::Proxy => "proxy".to_owned(),
+            LimitScope::Fleet => "fleet".to_owned(),
+        },
+        _ => return None,
+    };
+    Some(text)
+}
+
+fn strictness(of: Strictness) -> String {
+    match of {
+        Strictness::Enforce => "enforce".to_owned(),
+        Strictness::Report => "report".to_owned(),
+        Strictness::Off => "off".to_owned(),
+    }
+}
+
+fn duration(of: Duration) -> String {
+    match of.as_secs() {
+        seconds if seconds % 3600 == 0 => format!("{}h", seconds / 3600),
+        seconds => format!("{seconds}s"),
+    }
+}

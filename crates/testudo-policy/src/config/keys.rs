@@ -220,6 +220,27 @@ text!(
     ["https://shop.test", "*"]
 );
 text!(
+    FOLDER,
+    "a folder of the bundle",
+    file_path,
+    "",
+    ["policies"]
+);
+text!(
+    FILES,
+    "a path of the bundle, with * and **",
+    file_path,
+    "",
+    ["teams/*.yaml"]
+);
+text!(
+    KEYS_FILE,
+    "a path of the bundle",
+    file_path,
+    "",
+    ["keys/api-keys.yaml"]
+);
+text!(
     FILE,
     "a path of the bundle",
     file_path,
@@ -262,7 +283,7 @@ text!(
 pub(crate) const MODES: &[&str] = &["enforce", "report", "observe"];
 pub(crate) const STRICTNESS: &[&str] = &["enforce", "report", "off"];
 
-const INCLUDES: Kind = List(&Kind::Text(&FILE));
+const INCLUDES: Kind = List(&Kind::Text(&FILES));
 const PATHS: Kind = List(&Kind::Text(&PATH));
 const NAMES: Kind = List(&Kind::Text(&NAME));
 const HEADERS: Kind = List(&Kind::Text(&HEADER));
@@ -312,7 +333,7 @@ pub(crate) static ROOT: Object = Object {
         key(
             "policies",
             Optional,
-            Kind::Text(&FILE),
+            Kind::Text(&FOLDER),
             "folder of Cedar policies",
         ),
         key("limits", Optional, LIMITS, "rate limits"),
@@ -559,7 +580,12 @@ pub(crate) static USERS: Object = Object {
             Map(&NAME, &Kind::Object(&ISSUER)),
             "issuers of JWTs by short name",
         ),
-        key("api_keys", Optional, Kind::Text(&FILE), "file of API keys"),
+        key(
+            "api_keys",
+            Optional,
+            Kind::Text(&KEYS_FILE),
+            "file of API keys",
+        ),
         key(
             "forward",
             Optional,

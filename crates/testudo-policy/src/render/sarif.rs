@@ -24,7 +24,6 @@ pub fn sarif(report: Report<'_>) -> Value {
             "tool": {"driver": {
                 "name": "testudo",
                 "version": env!("CARGO_PKG_VERSION"),
-                "informationUri": env!("CARGO_PKG_REPOSITORY"),
                 "rules": rules,
             }},
             "columnKind": "unicodeCodePoints",
