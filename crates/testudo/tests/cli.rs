@@ -302,10 +302,7 @@ fn the_schema_knows_the_keys() {
 fn completions_and_manuals_come_from_the_same_definitions() {
     for shell in ["bash", "zsh", "fish"] {
         let script = stdout(&testudo(&["completions", shell]));
-        assert!(
-            script.contains("observe"),
-            "{shell}"
-        );
+        assert!(script.contains("observe"), "{shell}");
     }
     let dir = tempfile::tempdir().unwrap();
     let output = testudo(&["man", "--out", dir.path().to_str().unwrap()]);

@@ -293,7 +293,15 @@ impl Scene<'_> {
             }
         };
         let host = format!("{}.mesh", request.service);
-        let bytes = self.bytes(request, &host, request.target, &[])?;
+        let token = match certificate {
+            Certificate::Stolen(_) => Some(stolen::stolen_token(self).await?),
+            Certificate::None | Certificate::OtherAuthority(_) => None,
+        };
+        let more: Vec<(&str, &str)> = token
+            .iter()
+            .map(|token| ("Txn-Token", token.as_str()))
+            .collect();
+        let bytes = self.bytes(request, &host, request.target, &more)?;
         let address = format!("127.0.0.1:{}", wire::socket(&inbound)?.port());
         Ok(wire::tls(
             &address,
@@ -356,9 +364,9 @@ impl How {
             How::Edge(_) | How::EdgeHost(..) | How::Burst(..) | How::Smuggle(_) => "edge",
             How::Sidecar(_, request) | How::Application(request) => request.service,
             How::Outbound(outbound, request) => {
-                let passes_out = outbound.with_secret
-                    && !outbound.stolen_token
-                    && outbound.to == Destination::Mesh;
+                let own_token = !outbound.stolen_token || outbound.of == "storefront";
+                let passes_out =
+                    outbound.with_secret && own_token && outbound.to == Destination::Mesh;
                 if passes_out {
                     request.service
                 } else {

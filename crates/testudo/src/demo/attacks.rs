@@ -80,7 +80,7 @@ pub(crate) enum Certificate {
     None,
     /// For this service, by a certificate authority of the attacker's own.
     OtherAuthority(&'static str),
-    /// The real one of this service, with its key.
+    /// The real one of this service, with its key, and with a real transaction token.
     Stolen(&'static str),
 }
 
@@ -331,6 +331,12 @@ pub(crate) const ATTACKS: &[Attack] = &[
         How::EdgeHost("payments.mesh", get("payments", "/charges", MALLORY)),
     ),
     attack(
+        "other-host",
+        "mallory",
+        "localhost's TLS, another Host",
+        How::EdgeHost("admin.shop.test", get("orders", "/admin", MALLORY)),
+    ),
+    attack(
         "forged-user",
         "nobody",
         "x-testudo-user: alice",
@@ -395,8 +401,9 @@ pub(crate) const ATTACKS: &[Attack] = &[
         "storefront",
         "payments, around orders",
         How::Outbound(
+            // A customer may charge; storefront may not, whomever it does it for.
             Outbound {
-                stolen_token: false,
+                stolen_token: true,
                 ..outbound("storefront")
             },
             post("payments", "/charges", Credential::None, Body::Json(CHARGE)),

@@ -1,7 +1,11 @@
 //! What a thief in the network, or a service gone bad, gets hold of.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose, SanType,
@@ -18,6 +22,8 @@ use crate::demo::wire::provider;
 use crate::failure::{Failure, OrFail as _};
 use crate::mesh::{Kind, Mesh, Paths};
 
+/// Shoppers pass by storefront all the time.
+const TOKEN_WAIT: Duration = Duration::from_secs(4);
 /// Why nothing answers at an application's own port.
 pub(super) const UNIX_ONLY: &str = "unix socket only";
 
@@ -57,7 +63,7 @@ pub(super) fn forged_identity(trust_domain: &str, service: &str) -> Result<Certi
         .or_fail(|| "cannot use a forged certificate")
 }
 
-/// A real transaction token that storefront received: its debug page shows the last request's headers.
+/// A customer's real transaction token that storefront received: its debug page shows the last request's headers.
 pub(super) async fn stolen_token(scene: &Scene<'_>) -> Result<String, Failure> {
     let workloads = &scene.mesh.plan.workloads;
     let storefront = workloads
@@ -67,29 +73,40 @@ pub(super) async fn stolen_token(scene: &Scene<'_>) -> Result<String, Failure> {
         return Err(Failure::new("storefront is not where the demo put it"));
     };
     let path = scene.mesh.paths.dir.join(path);
-    let read = async {
-        let mut stream = tokio::net::UnixStream::connect(&path).await?;
-        stream
-            .write_all(
-                b"GET /debug/headers HTTP/1.1\r\nHost: storefront\r\nConnection: close\r\n\r\n",
-            )
-            .await?;
-        let mut text = String::new();
-        stream.take(64 << 10).read_to_string(&mut text).await?;
-        std::io::Result::Ok(text)
-    };
-    let text = read
-        .await
-        .or_fail(|| format!("cannot talk to {}", path.display()))?;
+    let deadline = Instant::now() + TOKEN_WAIT;
+    loop {
+        let read = last_token(&path).await;
+        let token = read.or_fail(|| format!("cannot talk to {}", path.display()))?;
+        if let Some(token) = token.filter(|token| is_customers(token)) {
+            return Ok(token);
+        }
+        if Instant::now() > deadline {
+            return Err(Failure::new(
+                "storefront has received no customer's transaction token",
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn last_token(path: &Path) -> std::io::Result<Option<String>> {
+    let mut stream = tokio::net::UnixStream::connect(path).await?;
+    stream
+        .write_all(b"GET /debug/headers HTTP/1.1\r\nHost: storefront\r\nConnection: close\r\n\r\n")
+        .await?;
+    let mut text = String::new();
+    stream.take(64 << 10).read_to_string(&mut text).await?;
     let headers = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     let headers: Vec<(String, Value)> = serde_json::from_str(headers).unwrap_or_default();
-    let token = headers
-        .iter()
-        .find(|(name, _)| name == "txn-token")
-        .and_then(|(_, value)| value.as_str());
-    token
-        .map(str::to_owned)
-        .ok_or_else(|| Failure::new("storefront has received no transaction token yet"))
+    let token = headers.iter().find(|(name, _)| name == "txn-token");
+    Ok(token.and_then(|(_, value)| value.as_str().map(str::to_owned)))
+}
+
+/// Whether a customer is along; what is anonymous is worth nothing to a thief.
+fn is_customers(token: &str) -> bool {
+    let claims = token.split('.').nth(1).unwrap_or_default();
+    let claims = URL_SAFE_NO_PAD.decode(claims).unwrap_or_default();
+    String::from_utf8_lossy(&claims).contains("\"customer\"")
 }
 
 /// TCP ports that the application's process listens on.
