@@ -1,0 +1,10 @@
+//! End to end: the real binary, real sockets, real mTLS; seen from outside.
+#![allow(missing_docs, unreachable_pub, clippy::disallowed_methods)]
+
+mod grpc;
+mod http;
+mod issuer;
+mod lifecycle;
+mod mesh;
+mod reasons;
+mod upstream;
