@@ -7,6 +7,7 @@
 //! Cedar's evaluator, on typed values and on the few entities that the conditions can reach. Tests hold
 //! every answer against Cedar's authorizer over all policies.
 
+mod claims;
 mod context;
 mod directory;
 mod names;
@@ -28,6 +29,7 @@ use crate::now::Now;
 use crate::peer::Caller;
 use crate::schema::Values;
 
+pub use claims::{ClaimKind, claim_kinds};
 pub use directory::{Directory, DirectoryError};
 pub use names::{ActionNames, ENTITY_TYPES, GATEWAY, group_of_method};
 pub use rule::{Reads, Rule, RuleError, Who};

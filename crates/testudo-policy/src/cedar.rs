@@ -20,7 +20,9 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use testudo_guard::authz::{ActionNames, Directory, OperationPolicies, Rule};
+use testudo_guard::authz::{
+    ActionNames, ClaimKind, Directory, OperationPolicies, Rule, claim_kinds,
+};
 
 use crate::api::{ApiModel, OperationModel};
 use crate::bundle::Bundle;
@@ -69,10 +71,16 @@ pub fn compile(
     diagnostics: &mut Diagnostics,
 ) -> Compiled {
     let policies = source::read(bundle, config, diagnostics);
-    let vocabulary = Vocabulary::of(config);
+    let rules: Vec<Arc<Rule>> = policies.iter().map(|policy| policy.rule.clone()).collect();
+    let kinds = claim_kinds(
+        rules
+            .iter()
+            .filter_map(|rule| rule.condition().map(Arc::as_ref)),
+    );
+    let vocabulary = Vocabulary::of(config, &kinds);
     let compiled = Compiled {
-        rules: policies.iter().map(|policy| policy.rule.clone()).collect(),
-        directory: directory(config, diagnostics),
+        rules,
+        directory: directory(config, kinds, diagnostics),
         policies,
         vocabulary,
     };
@@ -90,13 +98,17 @@ pub fn compile(
     compiled
 }
 
-fn directory(config: &Config, diagnostics: &mut Diagnostics) -> Option<Arc<Directory>> {
+fn directory(
+    config: &Config,
+    claims: BTreeMap<Arc<str>, ClaimKind>,
+    diagnostics: &mut Diagnostics,
+) -> Option<Arc<Directory>> {
     let services = config.services.values().map(|service| {
         let roles = service.roles.iter().map(|(role, _)| role.clone()).collect();
         (&service.name, roles, &service.labels)
     });
     match Directory::new(services) {
-        Ok(directory) => Some(Arc::new(directory)),
+        Ok(directory) => Some(Arc::new(directory.with_claims(claims))),
         Err(error) => {
             let span = config.policies.as_ref().map(|(_, span)| span.clone());
             diagnostics.error(

@@ -15,10 +15,10 @@ use cedar_policy_core::evaluator::Evaluator;
 use cedar_policy_core::extensions::Extensions;
 use smol_str::{SmolStr, format_smolstr};
 
-use super::directory::{Types, add_entities};
+use super::directory::{Directory, Types, add_entities};
 use super::rule::{Reads, may_read_value};
 use super::{Facts, GATEWAY, Inner};
-use crate::authn::{Claim, User};
+use crate::authn::User;
 use crate::now::Now;
 use crate::peer::Caller;
 use crate::schema::{Value, Values};
@@ -95,8 +95,16 @@ impl<'a> Asked<'a> {
         let unreadable = (values.params.iter().chain(&values.headers).chain(body))
             .filter(|(_, value)| *value == Value::Unreadable)
             .find(|(name, _)| may_read_value(condition, name));
-        match unreadable {
-            Some((name, _)) => Err(format!("policies cannot read the number in {name}")),
+        if let Some((name, _)) = unreadable {
+            return Err(format!("policies cannot read the number in {name}"));
+        }
+        let claims = self.facts.user.iter().flat_map(|user| user.claims.iter());
+        let kind = |name| self.inner.directory.claim_kind(name);
+        let mut unfit = claims.filter(|(name, claim)| kind(name).value(claim).is_none());
+        match unfit.find(|(name, _)| may_read_value(condition, name)) {
+            Some((name, _)) => Err(format!(
+                "the claim {name} is not of the type that policies use"
+            )),
             None => Ok(()),
         }
     }
@@ -183,7 +191,7 @@ impl<'a> Asked<'a> {
         } else {
             Entities::new()
         };
-        let entity = user_entity(self.inner.directory.types(), user);
+        let entity = user_entity(&self.inner.directory, user);
         add_entities(start, [Arc::new(entity)])
             .map(Known::Own)
             .map_err(|error| error.to_string())
@@ -234,11 +242,11 @@ fn entity(uid: Arc<EntityUID>) -> CedarValue {
     CedarValue::from(Literal::EntityUID(uid))
 }
 
-fn string(text: impl Into<SmolStr>) -> CedarValue {
+pub(super) fn string(text: impl Into<SmolStr>) -> CedarValue {
     CedarValue::from(Literal::String(text.into()))
 }
 
-fn strings(texts: &[Arc<str>]) -> CedarValue {
+pub(super) fn strings(texts: &[Arc<str>]) -> CedarValue {
     CedarValue::set(texts.iter().map(|text| string(text.clone())), None)
 }
 
@@ -285,16 +293,19 @@ fn extension(function: &ExtensionFunction, text: impl Into<SmolStr>) -> Result<C
 }
 
 /// `User` with `id` (without the issuer), `issuer`, `claims`, in its roles.
-fn user_entity(types: &Types, user: &User) -> Entity {
+fn user_entity(directory: &Directory, user: &User) -> Entity {
+    let types = directory.types();
     let id = user
         .id
         .strip_prefix(&*user.issuer)
         .and_then(|rest| rest.strip_prefix(':'))
         .unwrap_or(&user.id);
-    let claims = user
-        .claims
-        .iter()
-        .map(|(name, claim)| (SmolStr::from(name.clone()), claim_value(claim)));
+    let claims = user.claims.iter().map(|(name, claim)| {
+        // What does not fit stands there for `has`; see `Asked::refuses`.
+        let value = directory.claim_kind(name).value(claim);
+        let value = value.unwrap_or_else(|| CedarValue::empty_record(None));
+        (SmolStr::from(name.clone()), value)
+    });
     Entity::new_with_attr_partial_value(
         types.user(&user.id),
         [
@@ -312,13 +323,4 @@ fn user_entity(types: &Types, user: &User) -> Entity {
         user.roles.iter().map(|role| types.role(role)).collect(),
         [],
     )
-}
-
-fn claim_value(claim: &Claim) -> CedarValue {
-    match claim {
-        Claim::String(text) => string(text.clone()),
-        Claim::Long(number) => string(format_smolstr!("{number}")),
-        Claim::Bool(truth) => string(format_smolstr!("{truth}")),
-        Claim::Strings(texts) => strings(texts),
-    }
 }

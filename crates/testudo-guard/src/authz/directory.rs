@@ -11,6 +11,7 @@ use cedar_policy_core::entities::{Entities, NoEntitiesSchema, TCComputation};
 use cedar_policy_core::extensions::Extensions;
 use smol_str::SmolStr;
 
+use super::claims::ClaimKind;
 use super::names::{ActionNames, GATEWAY};
 use crate::authn::ANONYMOUS;
 
@@ -37,6 +38,7 @@ pub struct Directory {
     anonymous: Arc<EntityUID>,
     services: HashMap<Arc<str>, ServiceEntity, ahash::RandomState>,
     entities: Vec<Arc<Entity>>,
+    claims: BTreeMap<Arc<str>, ClaimKind>,
 }
 
 /// One service as policies see it.
@@ -65,6 +67,7 @@ impl Directory {
             types,
             services: HashMap::default(),
             entities: Vec::new(),
+            claims: BTreeMap::new(),
         };
         let no_labels = BTreeMap::new();
         directory.add(&Arc::from(GATEWAY), Vec::new(), &no_labels);
@@ -72,6 +75,18 @@ impl Directory {
             directory.add(name, roles, labels);
         }
         Ok(directory)
+    }
+
+    /// With the claims that are no strings to policies; see [`claim_kinds`](super::claim_kinds).
+    #[must_use]
+    pub fn with_claims(mut self, claims: BTreeMap<Arc<str>, ClaimKind>) -> Self {
+        self.claims = claims;
+        self
+    }
+
+    /// What a claim is to policies.
+    pub(super) fn claim_kind(&self, name: &str) -> ClaimKind {
+        self.claims.get(name).copied().unwrap_or_default()
     }
 
     fn add(

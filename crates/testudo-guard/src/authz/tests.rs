@@ -263,6 +263,62 @@ fn a_value_that_cedar_cannot_hold_is_an_error_where_it_is_read() {
 }
 
 #[test]
+fn claims_are_what_policies_use_them_as() {
+    let policy = r#"permit (principal, action == Action::"a:list", resource) when { principal.claims.groups.contains("staff") };
+permit (principal, action == Action::"a:number", resource) when { principal.claims.level >= 3 };
+permit (principal, action == Action::"a:truth", resource) when { principal.claims.verified };
+permit (principal, action == Action::"a:text", resource) when { principal.claims.plan == "7" };
+permit (principal, action == Action::"a:user", resource) when { context.user.claims.scopes == ["x"] };
+permit (principal, action == Action::"a:has", resource) when { principal.claims has level };
+"#;
+    let rules = rules(policy);
+    let kinds = claim_kinds(
+        rules
+            .iter()
+            .filter_map(|rule| rule.condition().map(Arc::as_ref)),
+    );
+    let expected = [
+        ("groups", ClaimKind::Strings),
+        ("level", ClaimKind::Long),
+        ("scopes", ClaimKind::Strings),
+        ("verified", ClaimKind::Bool),
+    ];
+    assert_eq!(
+        kinds,
+        expected.map(|(name, kind)| (Arc::from(name), kind)).into()
+    );
+    let directory = Arc::new(Directory::new([]).unwrap().with_claims(kinds));
+    let ask = |operation: &str, claim: &str, value: Claim| {
+        let names = ActionNames::new(&"a".into(), operation, &Method::GET);
+        let policies = OperationPolicies::new(&names, &rules, &directory).unwrap();
+        let user = Arc::new(User {
+            claims: Arc::new(BTreeMap::from([(Arc::from(claim), value)])),
+            ..User::clone(&user("alice", &[]))
+        });
+        short(&policies.user(&facts(Some(&user), None), &Values::default()))
+    };
+    let list = |items: &[&str]| Claim::Strings(items.iter().map(|item| Arc::from(*item)).collect());
+    let cases = [
+        ("list", "groups", list(&["staff", "x"]), "permit 1"),
+        ("list", "groups", Claim::String("staff".into()), "permit 1"),
+        ("list", "groups", list(&[]), "default"),
+        ("list", "groups", Claim::Long(1), "error 1"),
+        ("number", "level", Claim::Long(3), "permit 2"),
+        ("number", "level", Claim::String("3".into()), "error 2"),
+        ("truth", "verified", Claim::Bool(true), "permit 3"),
+        ("truth", "verified", Claim::Bool(false), "default"),
+        ("text", "plan", Claim::Long(7), "permit 4"),
+        ("text", "plan", list(&["7"]), "error 4"),
+        ("user", "scopes", list(&["x"]), "permit 5"),
+        ("has", "level", list(&["x"]), "permit 6"),
+    ];
+    for (operation, claim, value, expected) in cases {
+        let shown = format!("{operation} {value:?}");
+        assert_eq!(ask(operation, claim, value), expected, "{shown}");
+    }
+}
+
+#[test]
 fn every_part_of_the_context_can_be_read() {
     let conditions = [
         r#"context.params.word == "a""#,

@@ -53,6 +53,7 @@ impl Compiled {
             ActionNames::new(&api.service, name, &operation.method)
         };
         let slice = self.slice_of(&names);
+        let question = &question.with_claims_as(&self.vocabulary.claims);
         let decision = question.with_facts(|facts| match &question.principal {
             Principal::User(_) => slice.user(facts, &question.values),
             Principal::Service(_) => slice.caller(facts, &question.values),

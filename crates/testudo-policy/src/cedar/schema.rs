@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Map, Value as Json, json};
-use testudo_guard::authz::group_of_method;
+use testudo_guard::authz::{ClaimKind, group_of_method};
 
 use super::vocabulary::Vocabulary;
 use crate::api::{ApiModel, FieldModel, Location, OperationModel, ParamModel, ValueKind};
@@ -44,16 +44,19 @@ pub(super) fn generate(vocabulary: &Vocabulary, apis: &BTreeMap<Arc<str>, ApiMod
 }
 
 fn entity_types(vocabulary: &Vocabulary) -> Json {
-    let optional_strings = |names: &BTreeSet<Arc<str>>| {
-        let attributes: Map<String, Json> = names
-            .iter()
-            .map(|name| {
-                let kind = json!({"type": "String", "required": false});
-                (name.to_string(), kind)
-            })
-            .collect();
-        json!({"type": "Record", "attributes": attributes})
-    };
+    let claims = vocabulary.claims.iter().map(|(name, kind)| {
+        let kind = match kind {
+            ClaimKind::String => ValueKind::String,
+            ClaimKind::Long => ValueKind::Long,
+            ClaimKind::Bool => ValueKind::Bool,
+            ClaimKind::Strings => ValueKind::Strings,
+        };
+        (name, kind, false)
+    });
+    let labels = vocabulary
+        .labels
+        .iter()
+        .map(|name| (name, ValueKind::String, false));
     let roles = vocabulary.roles.as_ref();
     json!({
         "Role": roles.map_or_else(|| json!({}), enumerated),
@@ -63,7 +66,7 @@ fn entity_types(vocabulary: &Vocabulary) -> Json {
             "shape": {"type": "Record", "attributes": {
                 "id": {"type": "String"},
                 "issuer": {"type": "String"},
-                "claims": optional_strings(&vocabulary.claims),
+                "claims": record(claims),
             }},
         },
         "Anonymous": {"enum": ["anonymous"]},
@@ -71,7 +74,7 @@ fn entity_types(vocabulary: &Vocabulary) -> Json {
             "memberOfTypes": ["ServiceRole"],
             "shape": {"type": "Record", "attributes": {
                 "name": {"type": "String"},
-                "labels": optional_strings(&vocabulary.labels),
+                "labels": record(labels),
             }},
         },
         "Api": {},

@@ -1,10 +1,10 @@
 //! The names that policies may use: roles, services, issuers, claims and labels of the bundle.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use testudo_guard::authn::API_KEY_ISSUER;
-use testudo_guard::authz::GATEWAY;
+use testudo_guard::authz::{ClaimKind, GATEWAY};
 
 use crate::config::{Config, Users};
 
@@ -18,15 +18,15 @@ pub(super) struct Vocabulary {
     pub(super) services: BTreeSet<Arc<str>>,
     /// Short names of issuers, `key` among them where there are API keys.
     pub(super) issuers: BTreeSet<Arc<str>>,
-    /// Declared claims.
-    pub(super) claims: BTreeSet<Arc<str>>,
+    /// Declared claims, as policies use them.
+    pub(super) claims: BTreeMap<Arc<str>, ClaimKind>,
     /// Labels that a service has.
     pub(super) labels: BTreeSet<Arc<str>>,
 }
 
 impl Vocabulary {
     /// Of a bundle.
-    pub(super) fn of(config: &Config) -> Self {
+    pub(super) fn of(config: &Config, kinds: &BTreeMap<Arc<str>, ClaimKind>) -> Self {
         let services = || config.services.values();
         let mut vocabulary = Vocabulary {
             roles: Some(BTreeSet::new()),
@@ -39,13 +39,13 @@ impl Vocabulary {
                 .chain([GATEWAY.into()])
                 .collect(),
             issuers: BTreeSet::new(),
-            claims: BTreeSet::new(),
+            claims: BTreeMap::new(),
             labels: services()
                 .flat_map(|service| service.labels.keys().cloned())
                 .collect(),
         };
         if let Some(users) = &config.users {
-            vocabulary.add_issuers(users);
+            vocabulary.add_issuers(users, kinds);
             if let Some(file) = &users.api_keys {
                 vocabulary.issuers.insert(API_KEY_ISSUER.into());
                 let roles = file.keys.iter().flat_map(|key| &key.roles);
@@ -57,10 +57,13 @@ impl Vocabulary {
         vocabulary
     }
 
-    fn add_issuers(&mut self, users: &Users) {
+    fn add_issuers(&mut self, users: &Users, kinds: &BTreeMap<Arc<str>, ClaimKind>) {
         for issuer in &users.jwt {
             self.issuers.insert(issuer.name.clone());
-            self.claims.extend(issuer.claims.keys().cloned());
+            let kind = |name: &Arc<str>| kinds.get(name).copied().unwrap_or_default();
+            let claims = issuer.claims.keys();
+            self.claims
+                .extend(claims.map(|name| (name.clone(), kind(name))));
             let Some(roles) = &issuer.roles else {
                 continue;
             };

@@ -359,7 +359,7 @@ fn agrees(decision: &Decision, (expected, lines): (&'static str, Vec<u32>)) -> b
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn slices_answer_as_cedar_does(policies in prop::collection::vec(policy(), 1..12), ask in ask()) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cedar_policy_core::ast::{Expr, ExprKind, Var};
 use testudo_guard::authn::{Claim, User};
-use testudo_guard::authz::{ENTITY_TYPES, Facts, GATEWAY, Rule, Who};
+use testudo_guard::authz::{ClaimKind, ENTITY_TYPES, Facts, GATEWAY, Rule, Who};
 use testudo_guard::schema::{Value, Values};
 use testudo_guard::{Caller, Now};
 use testudo_model::Hop;
@@ -156,6 +156,26 @@ impl Question {
     /// The gateway asks for itself.
     pub(super) fn is_gateway(&self) -> bool {
         matches!(&self.principal, Principal::Service(name) if &**name == GATEWAY)
+    }
+
+    /// The same with claims of the types that policies use them as; what cannot be read so stays text.
+    pub(super) fn with_claims_as(&self, kinds: &BTreeMap<Arc<str>, ClaimKind>) -> Question {
+        let retyped = |user: &Arc<User>| {
+            let claims = user.claims.iter().map(|(name, claim)| {
+                let kind = kinds.get(name).copied().unwrap_or_default();
+                (name.clone(), claim_as(kind, claim))
+            });
+            Arc::new(User {
+                claims: Arc::new(claims.collect()),
+                ..User::clone(user)
+            })
+        };
+        let mut question = self.clone();
+        if let Principal::User(user) = &mut question.principal {
+            *user = retyped(user);
+        }
+        question.user = question.user.as_ref().map(retyped);
+        question
     }
 
     /// With the facts that guard is given.
@@ -528,6 +548,19 @@ impl Service {
     fn role_names(&self) -> Vec<Arc<str>> {
         self.roles.iter().map(|(role, _)| role.clone()).collect()
     }
+}
+
+fn claim_as(kind: ClaimKind, claim: &Claim) -> Claim {
+    let Claim::String(text) = claim else {
+        return claim.clone();
+    };
+    let typed = match kind {
+        ClaimKind::String => None,
+        ClaimKind::Long => text.parse().ok().map(Claim::Long),
+        ClaimKind::Bool => text.parse().ok().map(Claim::Bool),
+        ClaimKind::Strings => Some(Claim::Strings(text.split(',').map(Arc::from).collect())),
+    };
+    typed.unwrap_or_else(|| claim.clone())
 }
 
 fn typed(name: &str, value: &str, kind: ValueKind) -> Result<Value, QuestionError> {

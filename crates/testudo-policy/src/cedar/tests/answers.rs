@@ -25,6 +25,8 @@ permit (principal is User, action == Action::"orders:listOrders", resource)
 when { context.headers["x-shop"] == "main" && context.params has limit && context.params.limit <= 10 };
 permit (principal in Role::"customer", action in Action::"payments:write", resource);
 permit (principal in Role::"admin", action in Action::"reports:*", resource);
+permit (principal is User, action == Action::"payments:getCharge", resource)
+when { principal.claims has groups && principal.claims.groups.contains("audit") };
 "#;
 
 const NOW: Now = Now {
@@ -95,6 +97,7 @@ fn can_answers_with_the_line_and_what_would_have_to_be_true() {
         "orders payments:charge amount=100 user=alice",
         "service:storefront payments:charge amount=1",
         "payments payments:getCharge",
+        "bob payments:getCharge claim.groups=staff,audit",
         "gateway payments:charge",
         "alice payments:charge role=customer",
         "alice reports:run role=customer",

@@ -28,7 +28,7 @@ users:
       audiences: [shop]
       jwks: keys/jwks.json
       id: sub
-      claims: {tenant: /tenant}
+      claims: {tenant: /tenant, groups: /groups}
       roles: {claim: roles, allow: [customer, admin]}
 services:
   storefront: {app: [127.0.0.1:9100], labels: {tier: edge}}

@@ -37,6 +37,8 @@ permit (principal is User, action == Action::"orders:createOrder", resource)
 when { context.body.total < 100 && (if context.body has note then context.body.note like "gift*" else true) };
 permit (principal is User, action == Action::"orders:listOrders", resource)
 when { context.headers["x-shop"] == "main" && context.params has limit && context.params.limit <= 100 };
+permit (principal is User, action == Action::"orders:getOrder", resource)
+when { principal.claims has groups && principal.claims.groups.contains("staff") };
 "#,
     );
     assert_eq!(text, "");

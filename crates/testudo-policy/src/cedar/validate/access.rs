@@ -248,7 +248,7 @@ fn explain_entity(access: &Access, kind: &str, context: &Context<'_>) -> Explain
     let (message, known): (String, Vec<&str>) = match (kind, inner) {
         ("User", Some("claims")) => (
             format!("no issuer declares the claim {name}"),
-            vocabulary.claims.iter().map(AsRef::as_ref).collect(),
+            vocabulary.claims.keys().map(AsRef::as_ref).collect(),
         ),
         ("Service", Some("labels")) => (
             format!("no service has the label {name}"),
