@@ -26,6 +26,7 @@ mod limits;
 mod root;
 mod services;
 pub(crate) mod shape;
+mod texts;
 mod users;
 pub mod values;
 

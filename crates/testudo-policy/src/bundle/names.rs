@@ -184,7 +184,11 @@ impl Collector<'_> {
             return;
         };
         let root = Span::start_of(ROOT_FILE);
-        for path in paths.iter().filter(|path| path.ends_with(".cedar")) {
+        for path in &paths {
+            if !path.ends_with(".cedar") {
+                self.unused_policy(path, span);
+                continue;
+            }
             let inside = path.strip_prefix(&resolved).unwrap_or(path);
             let inside = inside.trim_start_matches('/');
             let audience = match inside.split_once('/') {
@@ -192,6 +196,18 @@ impl Collector<'_> {
                 None => Audience::All,
             };
             self.take(path, audience, span.unwrap_or(&root));
+        }
+    }
+
+    /// `orders.ceder` would silently permit and forbid nothing.
+    fn unused_policy(&mut self, path: &str, span: Option<&Span>) {
+        let notes = [".md", ".txt"].iter().any(|suffix| path.ends_with(suffix));
+        if !notes {
+            let message = format!("{path} is not read: policies are *.cedar files");
+            let hint = "rename it, or move it out of the folder".to_owned();
+            let start = Span::start_of(ROOT_FILE);
+            let span = span.unwrap_or(&start);
+            self.problems.warning("file.unused", span, message, hint);
         }
     }
 

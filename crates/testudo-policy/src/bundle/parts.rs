@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use testudo_model::PartRef;
 
-use super::{Bundle, BundleFile};
+use super::{Bundle, BundleFile, ROOT_FILE, resolve};
 
 /// Why parts do not make a bundle.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -12,6 +12,9 @@ pub enum PartError {
     /// The content is not what the manifest says.
     #[error("the part {0} does not have the digest that the manifest says")]
     Digest(String),
+    /// The path is not one of a file in the bundle.
+    #[error("the part {0:?} has no path in the bundle")]
+    Path(String),
 }
 
 impl Bundle {
@@ -31,12 +34,15 @@ impl Bundle {
     /// The bundle (or as much of it as one proxy gets) that these parts make.
     ///
     /// # Errors
-    /// If a content does not have its digest.
+    /// If a content does not have its digest, or a path would lead out of a folder.
     pub fn from_parts<'a>(
         parts: impl IntoIterator<Item = (&'a PartRef, Arc<[u8]>)>,
     ) -> Result<Bundle, PartError> {
         let mut bundle = Bundle::default();
         for (part, content) in parts {
+            if resolve(ROOT_FILE, &part.path).as_deref() != Some(&part.path) {
+                return Err(PartError::Path(part.path.clone()));
+            }
             if size(&content) != part.size || digest(&content) != part.digest {
                 return Err(PartError::Digest(part.path.clone()));
             }

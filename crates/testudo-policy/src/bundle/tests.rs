@@ -124,6 +124,21 @@ fn parts_make_the_same_bundle_and_a_changed_one_is_refused() {
 }
 
 #[test]
+fn parts_stay_inside_of_a_folder() {
+    let bundle = load(folder(&shop()).path()).unwrap();
+    let part = bundle.manifest_parts().remove(0);
+    for path in ["../x", "/etc/passwd", "a/../../x", "a//b", "./a", ""] {
+        let part = testudo_model::PartRef {
+            path: path.to_owned(),
+            ..part.clone()
+        };
+        let content: Arc<[u8]> = Arc::from(bundle.content("apis/common.yaml").unwrap());
+        let result = Bundle::from_parts([(&part, content)]);
+        assert_eq!(result.unwrap_err(), PartError::Path(path.to_owned()));
+    }
+}
+
+#[test]
 fn nothing_outside_is_read() {
     let outside = folder(&[("secret.pem", "secret")]);
     let dir = folder(&[(

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use testudo_guard::limit::LimitKey;
+use testudo_guard::schema::Undocumented;
 
 use crate::api::ApiModel;
 use crate::config::shape::suggest;
@@ -116,11 +117,7 @@ fn operation(
     let Some(api) = apis.get(service) else {
         return;
     };
-    if api
-        .operations
-        .iter()
-        .any(|operation| &*operation.name == rest)
-    {
+    if has_operation(api, rest, config) {
         return;
     }
     let message = format!("{service} has no operation {rest}");
@@ -132,6 +129,17 @@ fn operation(
         let known: Vec<&str> = known.iter().map(String::as_str).collect();
         suggest("ref.unknown", span, message, name, &known, diagnostics);
     }
+}
+
+/// What the specification does not have is an operation too where it may be reached.
+fn has_operation(api: &ApiModel, name: &str, config: &Config) -> bool {
+    let settings = config
+        .services
+        .get(&api.service)
+        .map(|service| &service.api);
+    let undocumented =
+        settings.is_some_and(|api| api.openapi.is_some() && api.undocumented != Undocumented::Deny);
+    (undocumented && name == "undocumented") || api.operations.iter().any(|o| &*o.name == name)
 }
 
 fn full_names(api: &ApiModel) -> Vec<String> {

@@ -291,6 +291,11 @@ type Files = &'static [(&'static str, &'static str)];
 /// Code, files beside the base, where it is found.
 const FILES: &[(&str, Files, &str)] = &[
     (
+        "file.unused",
+        &[("policies/b.ceder", "permit (principal, action, resource);")],
+        "testudo.yaml:12:11",
+    ),
+    (
         "secret.inline",
         &[
             (

@@ -1,8 +1,11 @@
 //! Every key of `testudo.yaml`: the table behind the reader, the JSON Schema and the reference.
 
-use super::shape::{KeySpec, Kind, Need, Object, Text};
-use super::values;
-use super::values::Invalid;
+use super::shape::{KeySpec, Kind, Need, Object};
+use super::texts::{
+    ADDRESS, APP, CIDR, CLAIM, COMMAND, DURATION, FILE, FILE_OR_URL, FILES, FOLDER, HASH, HEADER,
+    HOST, HOST_PORT, ISSUER_ID, KEY_ID, KEYS_FILE, LIMIT_KEY, LOCATION, METHOD, NAME, ORIGIN, PATH,
+    RATE, SECRET_FILE, SERVICE, SIZE, TEXT, TRUST_DOMAIN, UNTIL,
+};
 
 use Kind::{Any, Bool, Either, Integer, Later, List, Map, Null, Word};
 use Need::{Absent, Optional, Required};
@@ -15,270 +18,6 @@ const fn key(name: &'static str, need: Need, kind: Kind, doc: &'static str) -> K
         doc,
     }
 }
-
-fn any_text(text: &str) -> Result<(), Invalid> {
-    if text.trim().is_empty() {
-        return Err(("it is empty".to_owned(), None));
-    }
-    Ok(())
-}
-
-fn checked<T>(result: Result<T, Invalid>) -> Result<(), Invalid> {
-    result.map(|_| ())
-}
-
-fn file_path(text: &str) -> Result<(), Invalid> {
-    let hint = "write a path relative to this file".to_owned();
-    if text.is_empty() || text.contains("://") || text.contains(char::is_control) {
-        return Err((format!("{text:?} is not a path"), Some(hint)));
-    }
-    Ok(())
-}
-
-fn file_or_url(text: &str) -> Result<(), Invalid> {
-    if text.contains("://") {
-        values::url(text)
-    } else {
-        file_path(text)
-    }
-}
-
-fn command(text: &str) -> Result<(), Invalid> {
-    match shell_words::split(text) {
-        Ok(words) if !words.is_empty() => Ok(()),
-        Ok(_) => Err(("the command is empty".to_owned(), None)),
-        Err(error) => Err((format!("the command cannot be split: {error}"), None)),
-    }
-}
-
-fn limit_key(text: &str) -> Result<(), Invalid> {
-    let hint = Some("user, service, address, header:NAME, claim:NAME or all".to_owned());
-    match text.split_once(':') {
-        None if matches!(text, "user" | "service" | "address" | "all") => Ok(()),
-        Some(("header", name)) if name.parse::<http::HeaderName>().is_ok() => Ok(()),
-        Some(("claim", name)) => values::name(name),
-        _ => Err((format!("{text} does not tell requests apart"), hint)),
-    }
-}
-
-fn method(text: &str) -> Result<(), Invalid> {
-    let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
-    if known.contains(&text) {
-        return Ok(());
-    }
-    let upper = text.to_uppercase();
-    let hint = if known.contains(&upper.as_str()) {
-        format!("write {upper}")
-    } else {
-        known.join(" ")
-    };
-    Err((format!("{text} is not a method that is served"), Some(hint)))
-}
-
-fn header(text: &str) -> Result<(), Invalid> {
-    match text.parse::<http::HeaderName>() {
-        Ok(_) => Ok(()),
-        Err(_) => Err((format!("{text:?} is not a header's name"), None)),
-    }
-}
-
-fn location(text: &str) -> Result<(), Invalid> {
-    let absolute = text.starts_with("https://") || text.starts_with("http://");
-    if (absolute || (text.starts_with('/') && !text.starts_with("//")))
-        && text.bytes().all(|b| b.is_ascii_graphic())
-    {
-        return Ok(());
-    }
-    let hint = "write an absolute URL, or a path beginning with /".to_owned();
-    Err((format!("{text} is no target"), Some(hint)))
-}
-
-macro_rules! text {
-    ($name:ident, $title:literal, $check:expr, $pattern:literal, [$($example:literal),*]) => {
-        text!($name, $title, $check, $pattern, [$($example),*], false);
-    };
-    ($name:ident, $title:literal, $check:expr, $pattern:literal, [$($example:literal),*], $secret:literal) => {
-        pub(crate) static $name: Text = Text {
-            title: $title,
-            check: $check,
-            pattern: $pattern,
-            examples: &[$($example),*],
-            secret: $secret,
-        };
-    };
-}
-
-text!(TEXT, "a string", any_text, "", []);
-text!(
-    DURATION,
-    "a duration",
-    |t| checked(values::duration(t)),
-    "^[0-9]+ *(ms|s|m|h|d)$",
-    ["15s", "10m", "24h"]
-);
-text!(
-    SIZE,
-    "a size",
-    |t| checked(values::size(t)),
-    "^[0-9]+ *(B|[kKMG]B|[KMG]iB)$",
-    ["1MiB", "16KiB"]
-);
-text!(
-    RATE,
-    "a rate",
-    |t| checked(values::rate(t)),
-    "^[0-9]+ */ *(s|m|min|h|d)$",
-    ["100/s", "5/m"]
-);
-text!(
-    ADDRESS,
-    "an address",
-    |t| checked(values::address(t)),
-    "^.+:[0-9]+$",
-    ["127.0.0.1:8443", "[::1]:8443"]
-);
-text!(
-    APP,
-    "an application's address",
-    |t| checked(values::app_address(t)),
-    "^.+$",
-    [
-        "127.0.0.1:9101",
-        "unix:run/orders.sock",
-        "dns:orders.internal:9101"
-    ]
-);
-text!(
-    HOST_PORT,
-    "a host and port",
-    |t| checked(values::host_port(t)),
-    "^.+:[0-9]+$",
-    ["api.example.com:443"]
-);
-text!(
-    HOST,
-    "a host name",
-    |t| checked(values::host_name(t)),
-    "^[A-Za-z0-9._-]+$",
-    ["api.shop.test"]
-);
-text!(
-    CIDR,
-    "a network",
-    |t| checked(values::cidr(t)),
-    "",
-    ["10.0.0.0/8"]
-);
-text!(
-    UNTIL,
-    "a date",
-    |t| checked(values::until(t)),
-    "^[0-9]{4}-[0-9]{2}-[0-9]{2}",
-    ["2026-12-31", "2026-12-31T18:00:00Z"]
-);
-text!(
-    SERVICE,
-    "a service's name",
-    values::service_name,
-    "^[a-z][a-z0-9-]*$",
-    ["orders"]
-);
-text!(
-    NAME,
-    "a name",
-    values::name,
-    "^[A-Za-z0-9._/@-]+$",
-    ["customer"]
-);
-text!(
-    TRUST_DOMAIN,
-    "a trust domain",
-    values::trust_domain,
-    "^[a-z0-9._-]+$",
-    ["shop.test"]
-);
-text!(PATH, "a path", values::path, "^/", ["/orders"]);
-text!(
-    URL,
-    "a URL",
-    values::url,
-    "^https?://",
-    ["https://id.shop.test"]
-);
-text!(
-    CLAIM,
-    "a claim",
-    values::claim_path,
-    "",
-    ["/sub", "roles", "/realm_access/roles"]
-);
-text!(
-    ORIGIN,
-    "an origin",
-    values::origin,
-    "",
-    ["https://shop.test", "*"]
-);
-text!(
-    FOLDER,
-    "a folder of the bundle",
-    file_path,
-    "",
-    ["policies"]
-);
-text!(
-    FILES,
-    "a path of the bundle, with * and **",
-    file_path,
-    "",
-    ["teams/*.yaml"]
-);
-text!(
-    KEYS_FILE,
-    "a path of the bundle",
-    file_path,
-    "",
-    ["keys/api-keys.yaml"]
-);
-text!(
-    FILE,
-    "a path of the bundle",
-    file_path,
-    "",
-    ["apis/orders.yaml"]
-);
-text!(
-    FILE_OR_URL,
-    "a file or an https URL",
-    file_or_url,
-    "",
-    ["keys/jwks.json", "https://id.shop.test/jwks"]
-);
-text!(
-    SECRET_FILE,
-    "a file, ${file:PATH} or ${env:NAME}",
-    file_path,
-    "",
-    ["tls/edge.key", "${file:/run/secrets/edge.key}"],
-    true
-);
-text!(COMMAND, "a command", command, "", ["./orders --port 9101"]);
-text!(
-    LIMIT_KEY,
-    "what tells requests apart",
-    limit_key,
-    "^(user|service|address|all|header:.+|claim:.+)$",
-    ["user", "header:x-tenant"]
-);
-text!(METHOD, "a method", method, "", ["GET"]);
-text!(HEADER, "a header's name", header, "", ["content-type"]);
-text!(
-    LOCATION,
-    "a target",
-    location,
-    "",
-    ["https://shop.test/", "/home"]
-);
 
 pub(crate) const MODES: &[&str] = &["enforce", "report", "observe"];
 pub(crate) const STRICTNESS: &[&str] = &["enforce", "report", "off"];
@@ -601,7 +340,7 @@ pub(crate) static ISSUER: Object = Object {
         key(
             "issuer",
             Required,
-            Kind::Text(&URL),
+            Kind::Text(&ISSUER_ID),
             "the tokens' iss, compared exactly",
         ),
         key(
@@ -924,34 +663,6 @@ pub(crate) static API_KEY: Object = Object {
         ),
     ],
 };
-
-fn key_id(text: &str) -> Result<(), Invalid> {
-    let valid = (1..=64).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    if valid {
-        return Ok(());
-    }
-    let hint = "1 to 64 letters, digits and hyphens".to_owned();
-    Err(("not an API key's id".to_owned(), Some(hint)))
-}
-
-fn hash(text: &str) -> Result<(), Invalid> {
-    if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Ok(());
-    }
-    // Somebody may have pasted the key itself: it must not be shown.
-    let hint = "64 hex digits".to_owned();
-    Err(("not the hash of a key".to_owned(), Some(hint)))
-}
-
-text!(
-    KEY_ID,
-    "an API key's id",
-    key_id,
-    "^[A-Za-z0-9-]{1,64}$",
-    ["reporting"]
-);
-text!(HASH, "the hash of a key", hash, "^[0-9a-fA-F]{64}$", []);
 
 /// Every object of the tables, for tests over all keys.
 #[cfg(test)]

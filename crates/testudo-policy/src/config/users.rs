@@ -6,7 +6,7 @@ use std::sync::Arc;
 use testudo_guard::authn::API_KEY_ISSUER;
 
 use super::fields::Fields;
-use super::{ApiKeys, Issuer, Jwks, Roles, Users, api_keys, defaults, keys};
+use super::{ApiKeys, Issuer, Jwks, Roles, Users, api_keys, defaults, keys, values};
 use crate::bundle::{self, Bundle};
 use crate::diagnostic::{Diagnostics, Span};
 use crate::yaml::{Key, Node};
@@ -79,7 +79,10 @@ fn issuer(key: &Key, node: &Node, several: bool, diagnostics: &mut Diagnostics) 
         diagnostics.error("value.invalid", &fields.span("audiences"), message, hint);
     }
     let jwks = match fields.get("jwks") {
-        None => Jwks::Discovery,
+        None => {
+            discoverable(&fields, diagnostics);
+            Jwks::Discovery
+        }
         Some(node) => match node.as_str() {
             Some(url) if url.contains("://") => Jwks::Url(url.to_owned()),
             Some(path) => Jwks::File(bundle::resolve(&node.span.file, path)?),
@@ -106,6 +109,17 @@ fn issuer(key: &Key, node: &Node, several: bool, diagnostics: &mut Diagnostics) 
             .filter_map(|(key, node)| Some((key.name.as_str().into(), node.as_str()?.to_owned())))
             .collect(),
     })
+}
+
+/// OIDC discovery asks the issuer itself, so that it must be a URL.
+fn discoverable(fields: &Fields<'_>, diagnostics: &mut Diagnostics) {
+    if let Some(issuer) = fields.text("issuer")
+        && let Err((message, _)) = values::url(issuer)
+    {
+        let message = format!("its keys cannot be discovered: {message}");
+        let hint = "add `jwks:` with a file or an https URL".to_owned();
+        diagnostics.error("value.invalid", &fields.span("issuer"), message, hint);
+    }
 }
 
 fn roles_of(node: &Node, several: bool, diagnostics: &mut Diagnostics) -> Roles {

@@ -107,6 +107,13 @@ pub(super) static ALL: &[Explanation] = &[
         action: "The message says what failed. Keys are JSON Web Key Sets, certificates and private keys are PEM.",
     },
     Explanation {
+        code: "file.unused",
+        title: "A file among the policies is not read",
+        meaning: "Policies are files that end in `.cedar`. This one lies in their folder but ends differently, so whatever it permits or forbids does not hold.",
+        causes: &["A typing mistake in the name.", "An editor's backup."],
+        action: "Rename it to end in `.cedar`, or move it out of the folder. Notes may be `.md` or `.txt`.",
+    },
+    Explanation {
         code: "path.outside",
         title: "A path leads out of the bundle",
         meaning: "A bundle is complete in its folder: that is what makes a revision the same on every host. Neither `..` nor a symbolic link may lead out, nor an absolute path.",
