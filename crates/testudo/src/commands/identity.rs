@@ -1,5 +1,7 @@
 //! `testudo identity`: who has which identity, join tokens for new proxies, and whether an SVID is to be believed.
 
+mod api_key;
+mod revoke;
 mod verify;
 
 use std::io::Write as _;
@@ -29,6 +31,10 @@ enum Command {
     Show(ShowArgs),
     /// A one-time join token for a new proxy
     Issue(IssueArgs),
+    /// A new API key for a program, and its entry for the bundle
+    ApiKey(api_key::Args),
+    /// Take back an identity, a user's access, a key or a token, at once
+    Revoke(revoke::Args),
     /// Is this SVID to be believed? Exit 1 when not
     Verify(verify::Args),
 }
@@ -84,6 +90,8 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
     match args.command {
         Command::Show(args) => show(&args),
         Command::Issue(args) => issue(&args),
+        Command::ApiKey(args) => api_key::run(&args),
+        Command::Revoke(args) => revoke::run(&args),
         Command::Verify(args) => verify::run(&args),
     }
 }
