@@ -75,8 +75,12 @@ impl rustls::time_provider::TimeProvider for Clock {
     }
 }
 
+/// With microseconds, which events show; `UnixTime::now` has whole seconds only.
+#[allow(clippy::disallowed_methods, reason = "this is the clock")]
 fn system_time() -> Duration {
-    Duration::from_secs(UnixTime::now().as_secs())
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default()
 }
 
 /// Forward jumps of the wall clock count (a machine that slept), backward ones do not.

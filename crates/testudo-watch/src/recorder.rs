@@ -40,7 +40,8 @@ pub struct RecorderOptions {
 /// The end of the queue that requests see.
 #[derive(Clone)]
 pub struct EventSender {
-    sender: SyncSender<Event>,
+    /// Boxed: the queue's slots are allocated at once, and an event is large.
+    sender: SyncSender<Box<Event>>,
     shared: Arc<Shared>,
 }
 
@@ -132,7 +133,7 @@ impl Drop for Recorder {
 impl EventSender {
     /// Queues an event, or counts it as dropped: a request never waits for its evidence.
     pub fn send(&self, event: Event) {
-        if self.sender.try_send(event).is_err() {
+        if self.sender.try_send(Box::new(event)).is_err() {
             self.shared.drop_events(1);
         }
     }
@@ -150,7 +151,7 @@ impl Shared {
     }
 }
 
-fn run(receiver: &Receiver<Event>, shared: &Shared, mut sinks: Sinks) {
+fn run(receiver: &Receiver<Box<Event>>, shared: &Shared, mut sinks: Sinks) {
     loop {
         let first = match receiver.recv_timeout(PATIENCE) {
             Ok(event) => event,
@@ -160,7 +161,7 @@ fn run(receiver: &Receiver<Event>, shared: &Shared, mut sinks: Sinks) {
         let rest = std::iter::from_fn(|| receiver.try_recv().ok());
         let mut recorded = 0;
         for event in std::iter::once(first).chain(rest).take(BATCH) {
-            sinks.record(event, shared);
+            sinks.record(*event, shared);
             recorded += 1;
         }
         sinks.flush(shared);
