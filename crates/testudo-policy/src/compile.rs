@@ -77,6 +77,9 @@ fn snapshot(
         .services
         .keys()
         .filter_map(|name| {
+            if matches!(role, Role::Sidecar(own) if own == name) {
+                sockets(config.services.get(name)?, base_dir, diagnostics);
+            }
             let api = api(&config, name, apis.remove(name), &policies)?;
             let service = service(&config, name, api, base_dir)?;
             Some((name.clone(), Arc::new(service)))
@@ -208,6 +211,26 @@ fn judged_operation(
         websocket: operation.websocket,
         schema: operation.schema,
         policies: slice,
+    }
+}
+
+/// Longest path of a Unix socket: `sun_path` of Linux without its final NUL.
+const SOCKET_PATH_MAX: usize = 107;
+
+/// Where the bundle lies decides whether its sockets can be reached at all.
+fn sockets(service: &config::Service, base_dir: &Path, diagnostics: &mut Diagnostics) {
+    for (address, span) in &service.app {
+        let AppAddress::Unix(path) = address else {
+            continue;
+        };
+        let bytes = base_dir.join(path).as_os_str().len();
+        if bytes > SOCKET_PATH_MAX {
+            let message = format!(
+                "the socket's whole path has {bytes} bytes, but {SOCKET_PATH_MAX} is the most"
+            );
+            let hint = "move the bundle to a shorter path, or name the socket by an absolute one";
+            diagnostics.error("value.invalid", span, message, hint.to_owned());
+        }
     }
 }
 

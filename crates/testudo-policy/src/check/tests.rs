@@ -205,6 +205,11 @@ fn every_mistake_in_what_is_added_is_found_in_its_place() {
 /// Code, the services, where it is found.
 const SERVICES: &[(&str, &str, &str)] = &[
     (
+        "value.invalid",
+        "  a: {run: './a --db ${env:DB}'}\n",
+        "testudo.yaml:4:12",
+    ),
+    (
         "value.unused",
         "  a: {}\nlimits: [{name: l, per: user, rate: 1/s}]\n",
         "testudo.yaml:5:25",

@@ -109,6 +109,18 @@ fn what_is_wrong_refuses_the_whole_revision() {
 }
 
 #[test]
+fn sockets_that_no_system_could_open_are_refused() {
+    let text = "version: 1\ntrust_domain: a.test\nservices: {a: {app: [unix:run/a.sock]}}\n";
+    let bundle = small(&[("testudo.yaml", text)]);
+    let own = Role::Sidecar(Arc::from("a"));
+    let deep = format!("/{}", "deep/".repeat(20));
+    let result = compile(&bundle, 1, "", &own, Path::new(&deep));
+    let found = result.err().unwrap().list;
+    assert_eq!(found.first().unwrap().code, "value.invalid");
+    assert!(compile(&bundle, 1, "", &own, Path::new("/base")).is_ok());
+}
+
+#[test]
 fn secrets_of_the_host_are_read_where_they_are_used() {
     let dir = tempfile::tempdir().unwrap();
     let text = "version: 1\ntrust_domain: a.test\ngateway: {tls: [{certificate: '${file:edge.pem}', key: '${env:TESTUDO_NO_SUCH_KEY}'}]}\n";

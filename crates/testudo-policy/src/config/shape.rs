@@ -145,13 +145,13 @@ fn check_text(
     let Some(written) = node.as_str() else {
         return mismatch(node, Kind::Text(text), place, diagnostics);
     };
-    if is_reference(written) {
-        if text.secret {
+    if written.contains("${env:") || written.contains("${file:") {
+        if text.secret && is_reference(written) {
             return true;
         }
         let message = format!("{place}: a secret's reference cannot stand here");
-        let hint =
-            "${env:NAME} and ${file:PATH} stand where secrets do: keys of certificates".to_owned();
+        let hint = "${env:NAME} and ${file:PATH} stand alone, as key or certificate of the gateway"
+            .to_owned();
         diagnostics.error("value.invalid", &node.span, message, hint);
         return false;
     }
@@ -403,9 +403,16 @@ fn attach(diagnostics: &mut Diagnostics, fix: Option<Fix>) {
     }
 }
 
-/// Whether a string is `${env:NAME}` or `${file:PATH}`.
+/// Whether a string is `${env:NAME}` or `${file:PATH}` and nothing else.
 pub(crate) fn is_reference(text: &str) -> bool {
-    (text.starts_with("${env:") || text.starts_with("${file:")) && text.ends_with('}')
+    let inside = |prefix| {
+        text.strip_prefix(prefix)
+            .and_then(|rest| rest.strip_suffix('}'))
+    };
+    let plain = |c: char| !c.is_control() && !matches!(c, '$' | '{' | '}');
+    let variable = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    inside("${env:").is_some_and(|name| !name.is_empty() && name.chars().all(variable))
+        || inside("${file:").is_some_and(|path| !path.is_empty() && path.chars().all(plain))
 }
 
 /// An address, once `check` has passed.
