@@ -22,8 +22,22 @@ use crate::bundle::Bundle;
 use crate::diagnostic::{Diagnostics, Span};
 use crate::yaml::Node;
 use files::{Files, Place};
-use reader::Reader;
+use reader::{Reader, check_keys};
 use schema::Dialect;
+
+/// Keys of an OpenAPI Object.
+const ROOT_KEYS: &[&str] = &[
+    "openapi",
+    "info",
+    "jsonSchemaDialect",
+    "servers",
+    "paths",
+    "webhooks",
+    "components",
+    "security",
+    "tags",
+    "externalDocs",
+];
 
 /// Reads the document `file` of a bundle for a service. `None`: it cannot be used, which is reported.
 pub fn read(
@@ -35,6 +49,7 @@ pub fn read(
     let files = Files::load(file, bundle, diagnostics)?;
     let root = files.root(file)?;
     let dialect = dialect(root, diagnostics)?;
+    check_keys(root.node, ROOT_KEYS, diagnostics);
     let Some(paths) = root.get("paths") else {
         let message = "the document has no paths";
         diagnostics.error("openapi.invalid", &root.node.span, message, None);

@@ -8,11 +8,16 @@ use testudo_guard::schema::{
 
 use super::files::Place;
 use super::parameters::value_kind;
-use super::reader::{Reader, policy_ref};
+use super::reader::{Reader, check_keys, policy_ref};
 use super::schema::Direction;
 use crate::api::FieldModel;
 use crate::diagnostic::{Diagnostics, Span};
 use crate::yaml::Node;
+
+/// Keys of a Response Object.
+const RESPONSE_KEYS: &[&str] = &["description", "headers", "content", "links"];
+/// Keys of a Media Type Object.
+const MEDIA_KEYS: &[&str] = &["schema", "example", "examples", "encoding"];
 
 /// A request body as guard and as policies see it.
 #[derive(Default)]
@@ -40,6 +45,11 @@ pub(super) fn read_request<'a>(
     let Some(place) = reader.files.follow(place, diagnostics) else {
         return ReadBody::default();
     };
+    check_keys(
+        place.node,
+        &["description", "content", "required"],
+        diagnostics,
+    );
     let Some(content) = place.get("content") else {
         let message = "a request body must have content";
         let hint = "for example content: {application/json: {schema: …}}".to_owned();
@@ -107,6 +117,7 @@ pub(super) fn read_responses<'a>(
         let Some(place) = reader.files.follow(responses.at(node), diagnostics) else {
             continue;
         };
+        check_keys(place.node, RESPONSE_KEYS, diagnostics);
         let content = match place.get("content") {
             Some(content) => {
                 read_content(reader, content, Direction::Response, diagnostics, &mut None)
@@ -160,6 +171,7 @@ fn read_content<'a>(
             diagnostics.error("openapi.invalid", &key.span, message, hint);
             continue;
         };
+        check_keys(node, MEDIA_KEYS, diagnostics);
         let schema = content.at(node).get("schema");
         let is_read = range.is_json() || range.is_form() || range.is_wildcard();
         if schema.is_some() && !is_read {

@@ -9,7 +9,7 @@ use testudo_guard::schema::{Location, OperationParts, OperationSchema, Template,
 use super::bodies::{self, ReadBody, ReadResponses};
 use super::files::Place;
 use super::parameters::{self, ReadParameter};
-use super::reader::{Reader, policy_ref};
+use super::reader::{ADDITIONAL_QUERY, Reader, check_keys, nearest, policy_ref};
 use super::servers;
 use crate::api::OperationModel;
 use crate::diagnostic::{Diagnostics, Span};
@@ -19,8 +19,21 @@ use crate::yaml::{Key, Node};
 const RESERVED: [&str; 4] = ["read", "write", "*", "undocumented"];
 /// Other keys of a Path Item Object.
 const PATH_KEYS: [&str; 5] = ["$ref", "summary", "description", "servers", "parameters"];
-/// Declared where undeclared names in the query are to pass: on an operation, a path, or the document.
-const ADDITIONAL_QUERY: &str = "x-testudo-additional-query";
+/// Keys of an Operation Object.
+const OPERATION_KEYS: &[&str] = &[
+    "tags",
+    "summary",
+    "description",
+    "externalDocs",
+    "operationId",
+    "parameters",
+    "requestBody",
+    "responses",
+    "callbacks",
+    "deprecated",
+    "security",
+    "servers",
+];
 
 /// One path of the document.
 struct PathItem<'a> {
@@ -156,6 +169,7 @@ fn read_path<'a>(
         diagnostics.error("openapi.invalid", &item.place.node.span, message, None);
         return;
     };
+    check_keys(item.place.node, &[], diagnostics);
     for (key, node) in entries {
         let method = METHODS.iter().find(|(name, _)| *name == key.name);
         if let Some((_, method)) = method {
@@ -168,12 +182,13 @@ fn read_path<'a>(
             operations.extend(operation.read(reader, names, diagnostics));
         } else if !PATH_KEYS.contains(&key.name.as_str()) && !key.name.starts_with("x-") {
             let message = format!("{} is no key of a path", key.name);
-            let lower = key.name.to_ascii_lowercase();
-            let nearest = METHODS
+            let known: Vec<&str> = METHODS
                 .iter()
-                .find(|(name, _)| strsim::damerau_levenshtein(name, &lower) <= 1);
-            let hint = match nearest {
-                Some((name, _)) => format!("did you mean {name}?"),
+                .map(|(name, _)| *name)
+                .chain(PATH_KEYS)
+                .collect();
+            let hint = match nearest(&key.name, &known) {
+                Some(name) => format!("did you mean {name}?"),
                 None => {
                     "a method in lower case, parameters, servers, summary or description".into()
                 }
@@ -206,6 +221,7 @@ impl<'a> Unread<'a, '_> {
             diagnostics.error("openapi.invalid", &self.place.node.span, message, None);
             return None;
         }
+        check_keys(self.place.node, OPERATION_KEYS, diagnostics);
         let name = self.name(reader, names, diagnostics);
         if self.method == Method::TRACE {
             let message = "TRACE is always refused: nobody can call this operation";
@@ -291,36 +307,36 @@ impl<'a> Unread<'a, '_> {
     /// Every name in the template is a path parameter and the other way round.
     fn check_path_parameters(&self, parameters: &[ReadParameter], diagnostics: &mut Diagnostics) {
         let template = &self.item.template;
+        let declared = |read: &&ReadParameter| read.model.location == Location::Path;
+        let mut missing: Vec<&str> = Vec::new();
         for (index, name) in template.names().iter().enumerate() {
-            let in_path = |read: &ReadParameter| {
-                read.model.location == Location::Path && read.model.name == *name
-            };
-            if !parameters.iter().any(in_path) {
-                let message = format!(
-                    "{} has no declaration of the path parameter {name}",
-                    self.key.name
-                );
-                let hint = format!(
-                    "add {{name: {name}, in: path, required: true, schema: {{type: string}}}}"
-                );
-                diagnostics.error("openapi.invalid", &self.key.span, message, hint);
+            let mut declared = parameters.iter().filter(declared);
+            if !declared.any(|read| read.model.name == *name) {
+                missing.push(name);
             }
-            if template
-                .names()
-                .iter()
-                .take(index)
-                .any(|other| other == name)
-            {
+            let mut before = template.names().iter().take(index);
+            if before.any(|other| other == name) {
                 let message = format!("{} names {name} twice", self.item.key.name);
                 diagnostics.error("openapi.invalid", &self.item.key.span, message, None);
             }
         }
-        for read in parameters {
-            if read.model.location == Location::Path && !template.names().contains(&read.model.name)
-            {
-                let message = format!("{} has no {{{}}}", self.item.key.name, read.model.name);
-                diagnostics.error("openapi.invalid", &read.model.span, message, None);
+        for read in parameters.iter().filter(declared) {
+            if template.names().contains(&read.model.name) {
+                continue;
             }
+            let message = format!("{} has no {{{}}}", self.item.key.name, read.model.name);
+            let meant = nearest(&read.model.name, &missing);
+            // One mistake, one message.
+            missing.retain(|name| Some(*name) != meant);
+            let hint = meant.map(|name| format!("did you mean {name}?"));
+            diagnostics.error("openapi.invalid", &read.model.span, message, hint);
+        }
+        for name in missing {
+            let method = &self.key.name;
+            let message = format!("{method} has no declaration of the path parameter {name}");
+            let hint =
+                format!("add {{name: {name}, in: path, required: true, schema: {{type: string}}}}");
+            diagnostics.error("openapi.invalid", &self.key.span, message, hint);
         }
     }
 }

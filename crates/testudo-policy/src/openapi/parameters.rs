@@ -7,13 +7,30 @@ use testudo_guard::schema::{
 };
 
 use super::files::Place;
-use super::reader::{Reader, policy_ref};
+use super::reader::{Reader, check_keys, policy_ref};
 use crate::api::ParamModel;
 use crate::diagnostic::Diagnostics;
 use crate::yaml::Node;
 
 /// Header parameters that OpenAPI says to ignore, and the header of Testudo's own API keys.
 const IGNORED_HEADERS: [&str; 4] = ["accept", "content-type", "authorization", "x-api-key"];
+
+/// Keys of a Parameter Object.
+const KEYS: &[&str] = &[
+    "name",
+    "in",
+    "description",
+    "required",
+    "deprecated",
+    "allowEmptyValue",
+    "style",
+    "explode",
+    "allowReserved",
+    "schema",
+    "example",
+    "examples",
+    "content",
+];
 
 /// A parameter as guard and as policies see it.
 pub(super) struct ReadParameter {
@@ -91,6 +108,7 @@ fn read<'a>(
     place: Place<'a>,
     diagnostics: &mut Diagnostics,
 ) -> Option<ReadParameter> {
+    check_keys(place.node, KEYS, diagnostics);
     let name = reader.text(place, "name", diagnostics)?;
     let location = location(reader, place, diagnostics)?;
     let text = name.as_str().unwrap_or_default();

@@ -12,6 +12,12 @@ use super::schema::{Dialect, Direction, Translator};
 use crate::diagnostic::{Diagnostics, Span};
 use crate::yaml::Node;
 
+/// Set where undeclared names in the query are to pass: on an operation, a path, or the document.
+pub(super) const ADDITIONAL_QUERY: &str = "x-testudo-additional-query";
+/// Set at the top of the document where the service sees other paths than `servers` says.
+pub(super) const BASE_PATH: &str = "x-testudo-base-path";
+const EXTENSIONS: [&str; 2] = [ADDITIONAL_QUERY, BASE_PATH];
+
 /// Reads one document.
 pub(super) struct Reader<'a> {
     pub(super) files: &'a Files,
@@ -75,6 +81,43 @@ impl<'a> Reader<'a> {
             diagnostics.error("openapi.invalid", &place.node.span, message, None);
         }
         Some(schema)
+    }
+}
+
+/// The known name that a misspelt one was probably meant to be.
+pub(super) fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+    let lower = name.to_ascii_lowercase();
+    let distance = |known: &str| strsim::damerau_levenshtein(&known.to_ascii_lowercase(), &lower);
+    let best = known.iter().min_by_key(|known| distance(known))?;
+    // One slip in short names, two in long ones.
+    let allowed = if best.len() < 6 { 1 } else { 2 };
+    (distance(best) <= allowed).then_some(best)
+}
+
+/// Reports keys that are misspelt ones of this object: what they say would silently not be enforced.
+/// Other unknown keys mean nothing to OpenAPI, and nothing here.
+pub(super) fn check_keys(node: &Node, known: &[&str], diagnostics: &mut Diagnostics) {
+    for (key, _) in node.as_map().unwrap_or_default() {
+        let name = key.name.as_str();
+        let own = name.starts_with("x-testudo-");
+        if known.contains(&name) || EXTENSIONS.contains(&name) || (name.starts_with("x-") && !own) {
+            continue;
+        }
+        let known = if own { &EXTENSIONS } else { known };
+        let meant = nearest(name, known);
+        if meant.is_none() && !own {
+            continue;
+        }
+        let message = format!("unknown key {name}");
+        // Shared parts are read once for each operation.
+        let reported = diagnostics
+            .list
+            .iter()
+            .any(|known| known.span == key.span && known.message == message);
+        if !reported {
+            let hint = meant.map(|meant| format!("did you mean {meant}?"));
+            diagnostics.error("openapi.invalid", &key.span, message, hint);
+        }
     }
 }
 

@@ -9,11 +9,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde_json::{Map, Value as Json, json};
-use testudo_guard::schema::{Schema, SchemaError, pattern};
+use testudo_guard::schema::{Schema, SchemaError};
 
 use super::files::{Files, Place};
 use crate::diagnostic::{Diagnostics, Span};
 use crate::yaml::{Node, Value};
+
+mod keywords;
+
+use keywords::{
+    FORMATS, Keyword, check_pattern, check_types, enum_misses_type, keyword, nearest_keyword,
+};
 
 /// Which way a schema is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -71,73 +77,6 @@ struct Scope {
 }
 
 const MAX_DEPTH: usize = 64;
-
-/// How a keyword's value holds schemas.
-enum Keyword {
-    One,
-    List,
-    Map,
-    /// Copied as it is.
-    Plain,
-    /// Says nothing about validity.
-    Annotation,
-    /// Must not be ignored, but cannot be enforced.
-    Unsupported,
-    Unknown,
-}
-
-fn keyword(name: &str) -> Keyword {
-    match name {
-        "not"
-        | "items"
-        | "additionalProperties"
-        | "contains"
-        | "if"
-        | "then"
-        | "else"
-        | "propertyNames"
-        | "unevaluatedItems"
-        | "unevaluatedProperties" => Keyword::One,
-        "allOf" | "anyOf" | "oneOf" | "prefixItems" => Keyword::List,
-        "properties" | "patternProperties" | "dependentSchemas" => Keyword::Map,
-        "type" | "enum" | "const" | "multipleOf" | "maximum" | "minimum" | "exclusiveMaximum"
-        | "exclusiveMinimum" | "maxLength" | "minLength" | "pattern" | "maxItems" | "minItems"
-        | "uniqueItems" | "maxContains" | "minContains" | "maxProperties" | "minProperties"
-        | "required" | "dependentRequired" | "format" => Keyword::Plain,
-        "$dynamicRef" | "$dynamicAnchor" | "$recursiveRef" | "$recursiveAnchor" | "$anchor"
-        | "$id" => Keyword::Unsupported,
-        "title" | "description" | "default" | "example" | "examples" | "deprecated"
-        | "readOnly" | "writeOnly" | "nullable" | "discriminator" | "xml" | "externalDocs"
-        | "$comment" | "$schema" | "$defs" | "definitions" | "$ref" | "contentEncoding"
-        | "contentMediaType" | "contentSchema" | "$vocabulary" | "id" => Keyword::Annotation,
-        _ if name.starts_with("x-") => Keyword::Annotation,
-        _ => Keyword::Unknown,
-    }
-}
-
-/// Formats that are checked; others are annotations (JSON Schema 2020-12 section 7.2.3).
-const FORMATS: [&str; 20] = [
-    "byte",
-    "date",
-    "date-time",
-    "duration",
-    "email",
-    "hostname",
-    "idn-email",
-    "idn-hostname",
-    "ipv4",
-    "ipv6",
-    "iri",
-    "iri-reference",
-    "json-pointer",
-    "regex",
-    "relative-json-pointer",
-    "time",
-    "uri",
-    "uri-reference",
-    "uri-template",
-    "uuid",
-];
 
 impl<'a> Translator<'a> {
     pub(super) fn new(files: &'a Files, dialect: Dialect) -> Translator<'a> {
@@ -372,7 +311,11 @@ impl<'a> Translator<'a> {
         match keyword(name) {
             Keyword::Annotation => {}
             Keyword::Unknown => {
-                if self.reported.insert(name.to_owned()) {
+                if let Some(meant) = nearest_keyword(name) {
+                    let hint = format!("did you mean {meant}?");
+                    let message = format!("unknown keyword {name}");
+                    diagnostics.error("openapi.invalid", span, message, hint);
+                } else if self.reported.insert(name.to_owned()) {
                     let message = format!("{name} is no keyword of schemas and is not enforced");
                     diagnostics.warning("openapi.unsupported", span, message, None);
                 }
@@ -459,6 +402,7 @@ impl<'a> Translator<'a> {
                     }
                 }
             }
+            "type" if !check_types(value.node, diagnostics) => return,
             "pattern" => {
                 if let Some(text) = json.as_str()
                     && !check_pattern(text, &value.node.span, diagnostics)
@@ -554,28 +498,6 @@ impl<'a> Translator<'a> {
                 part.and_then(says) == Some(true)
             })
     }
-}
-
-/// Whether a pattern can be matched; otherwise that is reported.
-fn check_pattern(text: &str, span: &Span, diagnostics: &mut Diagnostics) -> bool {
-    let Err(error) = pattern(text) else {
-        return true;
-    };
-    let hint = "patterns are matched in linear time: no look-around, no back references";
-    let message = format!("this pattern cannot be used: {}", error.message);
-    diagnostics.error("openapi.unsupported", span, message, hint.to_owned());
-    false
-}
-
-/// Whether no value of an enum has the declared type, so that nothing can be valid.
-fn enum_misses_type(keywords: &Map<String, Json>) -> bool {
-    let types = keywords.get("type");
-    let (Some(types), Some(Json::Array(values))) = (types, keywords.get("enum")) else {
-        return false;
-    };
-    !values.is_empty()
-        && Schema::compile(&json!({"type": types}))
-            .is_ok_and(|schema| values.iter().all(|value| !schema.is_valid(value)))
 }
 
 fn bound(out: &mut Map<String, Json>, name: &str, limit: f64, stricter: fn(f64, f64) -> f64) {

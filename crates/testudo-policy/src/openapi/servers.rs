@@ -6,10 +6,9 @@
 //! says so.
 
 use super::files::Place;
+use super::reader::BASE_PATH;
 use crate::diagnostic::Diagnostics;
 use crate::yaml::Node;
-
-const BASE_PATH: &str = "x-testudo-base-path";
 
 /// The prefix, without a trailing slash. `levels`: operation, path, document.
 pub(super) fn base_path(levels: [Place<'_>; 3], diagnostics: &mut Diagnostics) -> String {

@@ -1,6 +1,7 @@
 //! What documents mean, and what is wrong with them, by example.
 
 use http::{HeaderMap, HeaderValue, StatusCode};
+use proptest::prelude::*;
 use testudo_guard::schema::{BodyRule, OperationMatch, OperationMatcher, ValueKind, Values};
 use testudo_model::Audience;
 
@@ -524,7 +525,7 @@ fn broken_paths_and_operations() {
         ),
         (
             "  /a: {get: {parameters: [{name: x, in: query, schema: {type: strin}}]}}",
-            "error openapi.invalid 3:63 invalid schema: none of the alternatives matches",
+            "error openapi.invalid 3:63 strin is no type",
         ),
         (
             "  /a: {get: {parameters: [{name: x, in: query, schema: {type: string, pattern: '(?=a)'}}]}}",
@@ -605,7 +606,15 @@ fn broken_schemas() {
         ),
         (
             "{type: string, minLenght: 3}",
-            "warning openapi.unsupported 8:36 minLenght is no keyword of schemas and is not enforced",
+            "error openapi.invalid 8:36 unknown keyword minLenght",
+        ),
+        (
+            "{type: string, dependencies: {}}",
+            "warning openapi.unsupported 8:36 dependencies is no keyword of schemas and is not enforced",
+        ),
+        (
+            "{type: [string, null]}",
+            "error openapi.invalid 8:37 null is no type",
         ),
         (
             "{type: string, enum: [1, 2]}",
@@ -746,4 +755,29 @@ fn fields_are_readable_only_if_every_type_is_read() {
         fields(", application/x-www-form-urlencoded: {schema: {properties: {a: {type: integer}}}}"),
         0
     );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Damaged documents never panic, and what is wrong has a place.
+    #[test]
+    fn damaged_documents(
+        cuts in proptest::collection::vec((0usize..3_000, 0usize..12, "[{}:,'a0# -]{0,3}"), 1..4)
+    ) {
+        let mut text = ORDERS.to_owned();
+        for (at, length, with) in cuts {
+            let start = at.min(text.len());
+            let end = (start + length).min(text.len());
+            if text.is_char_boundary(start) && text.is_char_boundary(end) {
+                text.replace_range(start..end, &with);
+            }
+        }
+        let mut diagnostics = Diagnostics::default();
+        let files = bundle(&[("a.yaml", &text)]);
+        let _ = read("a.yaml", &files, &"orders".into(), &mut diagnostics);
+        for known in diagnostics.list {
+            prop_assert!(known.span.line > 0 && known.span.column > 0, "{}", known.message);
+        }
+    }
 }
