@@ -155,3 +155,14 @@ pub struct Event {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<Check>,
 }
+
+impl Event {
+    /// As `observe` and the decision log show it: without its checks.
+    #[must_use]
+    pub fn without_checks(&self) -> Event {
+        Event {
+            checks: Vec::new(),
+            ..self.clone()
+        }
+    }
+}

@@ -1,5 +1,14 @@
 //! End to end: the real binary, real sockets, real mTLS; seen from outside.
-#![allow(missing_docs, unreachable_pub, clippy::disallowed_methods)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods
+)]
 
 mod grpc;
 mod http;
