@@ -146,6 +146,26 @@ mod tests {
         }
     }
 
+    /// Nothing sends people to a command that does not exist.
+    #[test]
+    fn commands_in_texts_exist() {
+        let known = [
+            "check", "explain", "up", "observe", "can", "identity", "proxy", "doctor", "schema",
+        ];
+        let command = regex::Regex::new(r"`testudo ([a-z-]+)").unwrap();
+        for explanation in all() {
+            let text = explanation.text();
+            for capture in command.captures_iter(&text) {
+                assert!(
+                    known.contains(&&capture[1]),
+                    "{}: {}",
+                    explanation.code,
+                    &capture[0]
+                );
+            }
+        }
+    }
+
     #[test]
     fn codes_are_unique_and_texts_whole() {
         let mut codes = BTreeSet::new();

@@ -292,6 +292,6 @@ fn hash(text: &str) -> Result<(), Invalid> {
         return Ok(());
     }
     // Somebody may have pasted the key itself: it must not be shown.
-    let hint = "64 hex digits".to_owned();
+    let hint = "64 hex digits, as `testudo identity api-key` prints them".to_owned();
     Err(("not the hash of a key".to_owned(), Some(hint)))
 }

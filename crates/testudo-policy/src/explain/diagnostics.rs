@@ -304,7 +304,7 @@ pub(super) static ALL: &[Explanation] = &[
             "`principal.id` in a policy that services match too: add `principal is User`.",
             "The API changed.",
         ],
-        action: "Take the suggestion. `testudo api` lists operations and what policies may read of each.",
+        action: "Take the suggestion. The hint says what there is.",
     },
     Explanation {
         code: "policy.never",

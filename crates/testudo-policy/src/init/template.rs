@@ -186,7 +186,7 @@ fn policies(services: &[Named], specification: Option<&Specification>) -> String
     let caller = other.map_or("another", |other| other.name.as_str());
     let _ = writeln!(
         text,
-        "\n// NEXT: which services call each other (`testudo observe --hop mesh` shows it):\n\
+        "\n// NEXT: which services call each other (`testudo observe --caller {caller}` shows it):\n\
          // permit (principal == Service::\"{caller}\", action in Action::\"{name}:read\", resource);"
     );
     text
