@@ -98,9 +98,21 @@ fn timestamp(seconds: u64) -> String {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
-    let text = std::fs::read(path).or_fail(|| format!("cannot read {}", path.display()))?;
-    pem::decode_certificates(&text)
+    let text =
+        std::fs::read_to_string(path).or_fail(|| format!("cannot read {}", path.display()))?;
+    pem::decode_certificates(only_certificates(&text).as_bytes())
         .or_fail(|| format!("{} is not PEM with certificates", path.display()))
+}
+
+/// The certificates of a PEM file; keys beside them are none of our business.
+fn only_certificates(text: &str) -> String {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    const END: &str = "-----END CERTIFICATE-----";
+    let blocks = text.split(BEGIN).skip(1);
+    let blocks = blocks.filter_map(|block| Some(block.split_once(END)?.0));
+    blocks
+        .map(|block| format!("{BEGIN}{block}{END}\n"))
+        .collect()
 }
 
 type Roots = (Vec<CertificateDer<'static>>, String);
@@ -135,4 +147,21 @@ fn trust(args: &Args, leaf: &CertificateDer<'_>) -> Result<Roots, Failure> {
             .clone()
             .unwrap_or_else(|| domain.to_owned()),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_not_looked_at() {
+        let certificate = "-----BEGIN CERTIFICATE-----\nYQ==\n-----END CERTIFICATE-----\n";
+        let key = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n";
+        let text = format!("{key}{certificate}{certificate}");
+        assert_eq!(
+            only_certificates(&text),
+            format!("{certificate}{certificate}")
+        );
+        assert_eq!(only_certificates(key), "");
+    }
 }
