@@ -14,7 +14,7 @@ use crate::clock;
 use crate::connection::Connection;
 use crate::core::{Core, Side};
 use crate::io::Active;
-use crate::lifetime::{Lifetime, may_stream};
+use crate::lifetime::{Judged, Lifetime, may_stream};
 use crate::observation::Observation;
 use crate::request::CLOSE;
 use crate::respond::{self, REQUEST_ID_HEADER, Wire};
@@ -30,8 +30,8 @@ pub(crate) struct Exchange {
     pub(crate) http2: bool,
     /// The part of its body that is held back.
     pub(crate) held: Held,
-    /// The head as it came and the snapshot that judges it, where it may become a stream.
-    permitted: Option<(Parts, Arc<Snapshot>)>,
+    /// What is judged again, where it may become a stream.
+    permitted: Option<Judged>,
     /// Headers that the response gets, whatever it is.
     headers: HeaderMap,
     active: Active,
@@ -68,7 +68,7 @@ impl Exchange {
             http2: head.version == http::Version::HTTP_2,
             permitted: snapshot
                 .filter(|_| judges_streams && may_stream(&head.headers))
-                .map(|snapshot| (head.clone(), snapshot.clone())),
+                .map(|snapshot| Judged::new(head, snapshot, core)),
             held: core.shared.held_bytes.hold(),
             headers: HeaderMap::new(),
             active: Active::begin(&connection.activity, &core.shared.metrics),

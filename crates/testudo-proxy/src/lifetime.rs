@@ -1,6 +1,6 @@
 //! Until when a stream may go on: WebSocket, gRPC, event streams. They were permitted once; they end when
-//! the user's credential expires, the peer is not to be believed any more, or a new revision would not
-//! permit them (DESIGN §6, §9, §10).
+//! the user's credential expires, the peer is not to be believed any more, or a new revision, revocation
+//! or key set would not permit them (DESIGN §6, §9, §10).
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderMap, header};
+use testudo_guard::authn::{KeyRing, Revocations};
 use testudo_guard::pipeline::Incoming;
 use testudo_guard::{HeadOutcome, Record, Snapshot, check_head};
 use testudo_model::Reason;
@@ -40,14 +41,55 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
     memchr::memmem::find(text, part).is_some()
 }
 
+/// A request that may become a stream, and what it is judged by.
+pub(crate) struct Judged {
+    /// The head as it came.
+    head: Parts,
+    by: Basis,
+}
+
+/// What a judgement rests on. Limits and addresses aside, the same basis judges alike.
+struct Basis {
+    snapshot: Arc<Snapshot>,
+    revocations: Arc<Revocations>,
+    keys: Arc<KeyRing>,
+}
+
+impl Judged {
+    /// Taken before the request is judged, so that nothing that changes meanwhile is missed.
+    pub(crate) fn new(head: &Parts, snapshot: &Arc<Snapshot>, core: &Core) -> Self {
+        Judged {
+            head: head.clone(),
+            by: Basis::now(snapshot.clone(), core),
+        }
+    }
+}
+
+impl Basis {
+    fn now(snapshot: Arc<Snapshot>, core: &Core) -> Self {
+        let live = &core.shared.installed.live;
+        Basis {
+            snapshot,
+            revocations: live.revocations.load_full(),
+            keys: live.keys.load_full(),
+        }
+    }
+
+    fn is_same(&self, other: &Basis) -> bool {
+        Arc::ptr_eq(&self.snapshot, &other.snapshot)
+            && Arc::ptr_eq(&self.revocations, &other.revocations)
+            && Arc::ptr_eq(&self.keys, &other.keys)
+    }
+}
+
 /// What a stream's life depends on.
 pub(crate) struct Lifetime {
     pub(crate) core: Rc<Core>,
     pub(crate) connection: Rc<Connection>,
     /// The end of the user's credential, in seconds since the epoch.
     pub(crate) expires: Option<u64>,
-    /// The head as it came, and the snapshot that permitted it.
-    pub(crate) permitted: Option<(Parts, Arc<Snapshot>)>,
+    /// `None`: it is not judged again.
+    pub(crate) permitted: Option<Judged>,
 }
 
 impl Lifetime {
@@ -65,7 +107,7 @@ impl Lifetime {
                 return "the peer is not believed any more";
             }
             if !self.is_still_permitted() {
-                return "the revision in force does not permit it";
+                return "what is in force now does not permit it";
             }
             let left = self.expires.map_or(LOOK, |end| {
                 Duration::from_secs(end.saturating_sub(now)).min(LOOK)
@@ -78,16 +120,16 @@ impl Lifetime {
         }
     }
 
-    /// Asks guard again where another snapshot is in force: the same request, the same code.
+    /// Asks guard again where something else is in force: the same request, the same code.
     fn is_still_permitted(&mut self) -> bool {
-        let (Some((head, judged)), Some(snapshot)) = (&mut self.permitted, self.core.snapshot())
-        else {
+        let (Some(judged), Some(snapshot)) = (&mut self.permitted, self.core.snapshot()) else {
             return true;
         };
-        if Arc::ptr_eq(judged, &snapshot) {
+        let basis = Basis::now(snapshot.clone(), &self.core);
+        if judged.by.is_same(&basis) {
             return true;
         }
-        let mut again = head.clone();
+        let mut again = judged.head.clone();
         let outcome = check_head(
             &snapshot,
             &self.core.shared.installed.live,
@@ -100,7 +142,7 @@ impl Lifetime {
             &mut Record::default(),
             self.core.shared.clock.now(),
         );
-        *judged = snapshot;
+        judged.by = basis;
         match outcome {
             HeadOutcome::Continue(_) => true,
             HeadOutcome::Deny(denial) => match denial.reason {

@@ -6,6 +6,7 @@
 mod common;
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::{Proxy, World, get, link, with};
@@ -223,4 +224,52 @@ async fn keys_by_url_may_come_late_and_outlive_their_source() {
     assert_eq!(ask(&mut client, bearer(&token)).await.0, StatusCode::OK);
     let kept = std::fs::read_dir(gateway.state().join("jwks")).unwrap();
     assert_eq!(kept.count(), 1);
+}
+
+#[tokio::test]
+async fn a_revocation_ends_a_running_stream() {
+    use http_body_util::BodyExt as _;
+    let app = Upstream::start_raw(|_| async {
+        let first = futures_util::stream::once(async {
+            Ok(http_body::Frame::data(Bytes::from_static(b"data: 1\n\n")))
+        });
+        let body = futures_util::StreamExt::chain(first, futures_util::stream::pending());
+        Response::builder()
+            .header("content-type", "text/event-stream")
+            .body(http_body_util::StreamBody::new(body).boxed())
+            .unwrap()
+    });
+    let world = world(&app, "keys/jwks.json", &"00".repeat(32));
+    let (gateway, _sidecar) = proxies(&world);
+    let token = world.users.token("alice", &["customer"], 300);
+    let socket = tokio::net::TcpStream::connect(gateway.edge())
+        .await
+        .unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(socket))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let request = with(bearer(&token), "accept", "text/event-stream");
+    let response = sender
+        .send_request(request.map(http_body_util::Full::new))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    let mut body = response.into_body();
+    assert!(body.frame().await.unwrap().is_ok());
+    let installed = &gateway.shared.installed;
+    let revoke = |user: &str| {
+        let kind = RevocationKind::User;
+        let value = Arc::from(user);
+        let list = Revocations::new([Revocation { kind, value }]);
+        installed.live.revocations.store(Arc::new(list));
+        installed.changed();
+    };
+    let mut next =
+        async |millis| tokio::time::timeout(Duration::from_millis(millis), body.frame()).await;
+    revoke("shop:bob");
+    assert!(next(300).await.is_err(), "another user's matter");
+    revoke("shop:alice");
+    assert!(matches!(next(10_000).await, Ok(None | Some(Err(_)))));
 }
