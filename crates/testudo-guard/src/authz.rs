@@ -20,7 +20,7 @@ mod tests;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use cedar_policy_core::ast::EntityUID;
+use cedar_policy_core::ast::{Entity, EntityUID};
 use cedar_policy_core::entities::Entities;
 use testudo_model::{Hop, PolicyRef};
 
@@ -48,8 +48,10 @@ pub struct OperationPolicies {
 struct Inner {
     directory: Arc<Directory>,
     action: Arc<EntityUID>,
+    /// The action with its groups.
+    action_entity: Arc<Entity>,
     resource: Arc<EntityUID>,
-    /// The action with its groups, and all services.
+    /// The action and all services.
     entities: Entities,
     users: Slice,
     anonymous: Slice,
@@ -105,11 +107,13 @@ impl OperationPolicies {
             .map(Arc::as_ref)
             .filter(|rule| rule.covers(names))
             .collect();
+        let action_entity = directory.action_entity(names);
         Ok(OperationPolicies {
             inner: Some(Box::new(Inner {
+                entities: directory.entities_with(&action_entity)?,
+                action_entity,
                 action: Arc::new(directory.types().action(&names.operation)),
                 resource: Arc::new(directory.types().api(&names.service)),
-                entities: directory.entities_with_action(names)?,
                 users: Slice::of_users(&rules),
                 anonymous: Slice::of_anonymous(&rules),
                 callers: Slice::of_callers(&rules, directory),

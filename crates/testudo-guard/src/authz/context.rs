@@ -13,9 +13,10 @@ use cedar_policy_core::ast::{
 use cedar_policy_core::entities::Entities;
 use cedar_policy_core::evaluator::Evaluator;
 use cedar_policy_core::extensions::Extensions;
+use smallvec::SmallVec;
 use smol_str::{SmolStr, format_smolstr};
 
-use super::directory::{Directory, Types, add_entities};
+use super::directory::{Directory, ServiceEntity, Types, add_entities};
 use super::rule::{Reads, may_read_value};
 use super::{Facts, GATEWAY, Inner};
 use crate::authn::User;
@@ -159,22 +160,22 @@ impl<'a> Asked<'a> {
         if reads.caller
             && let Some(caller) = self.caller()
         {
-            put("caller", entity(caller));
+            put("caller", entity(caller.uid.clone()));
         }
         Ok(context)
     }
 
-    fn caller(&self) -> Option<Arc<EntityUID>> {
+    fn caller(&self) -> Option<&'a ServiceEntity> {
         let name = match self.facts.caller? {
             Caller::Gateway => GATEWAY,
             Caller::Service(name) => name,
             Caller::Unknown => return None,
         };
-        let service = self.inner.directory.service(name)?;
-        Some(service.uid.clone())
+        self.inner.directory.service(name)
     }
 
-    /// The user, where a condition can reach it, and what does not change from request to request.
+    /// What conditions can reach. Without the user that does not change from request to request;
+    /// with the user it is put together from as little as will do.
     fn entities(&self, reads: Reads) -> Result<Known<'a>, String> {
         let asks_for_user = self.question == Question::User;
         let user = self.facts.user.filter(|user| {
@@ -185,14 +186,20 @@ impl<'a> Asked<'a> {
         let Some(user) = user else {
             return Ok(Known::Shared(&self.inner.entities));
         };
-        let others = reads.others || reads.caller || !asks_for_user;
-        let start = if others {
+        let mut more: SmallVec<[Arc<Entity>; 3]> = SmallVec::new();
+        more.push(Arc::new(user_entity(&self.inner.directory, user)));
+        let start = if reads.others {
             self.inner.entities.clone()
         } else {
+            if reads.caller || (reads.principal && !asks_for_user) {
+                more.extend(self.caller().map(|caller| caller.entity.clone()));
+            }
+            if reads.action {
+                more.push(self.inner.action_entity.clone());
+            }
             Entities::new()
         };
-        let entity = user_entity(&self.inner.directory, user);
-        add_entities(start, [Arc::new(entity)])
+        add_entities(start, more)
             .map(Known::Own)
             .map_err(|error| error.to_string())
     }

@@ -37,13 +37,13 @@ pub struct Directory {
     types: Types,
     anonymous: Arc<EntityUID>,
     services: HashMap<Arc<str>, ServiceEntity, ahash::RandomState>,
-    entities: Vec<Arc<Entity>>,
     claims: BTreeMap<Arc<str>, ClaimKind>,
 }
 
 /// One service as policies see it.
 pub(super) struct ServiceEntity {
     pub(super) uid: Arc<EntityUID>,
+    pub(super) entity: Arc<Entity>,
     pub(super) roles: Vec<Arc<str>>,
 }
 
@@ -66,7 +66,6 @@ impl Directory {
             anonymous: Arc::new(uid(&types.anonymous, ANONYMOUS)),
             types,
             services: HashMap::default(),
-            entities: Vec::new(),
             claims: BTreeMap::new(),
         };
         let no_labels = BTreeMap::new();
@@ -110,17 +109,19 @@ impl Directory {
             .iter()
             .map(|role| uid(&self.types.service_role, role))
             .collect();
-        self.entities
-            .push(Arc::new(Entity::new_with_attr_partial_value(
-                entity_uid.clone(),
-                attributes,
-                HashSet::new(),
-                parents,
-                [],
-            )));
-        let uid = Arc::new(entity_uid);
-        self.services
-            .insert(name.clone(), ServiceEntity { uid, roles });
+        let entity = Arc::new(Entity::new_with_attr_partial_value(
+            entity_uid.clone(),
+            attributes,
+            HashSet::new(),
+            parents,
+            [],
+        ));
+        let service = ServiceEntity {
+            uid: Arc::new(entity_uid),
+            entity,
+            roles,
+        };
+        self.services.insert(name.clone(), service);
     }
 
     /// The entity types and functions of Cedar that are used here.
@@ -143,31 +144,27 @@ impl Directory {
         self.services.iter()
     }
 
-    /// All services, and one action with its groups as ancestors.
-    pub(super) fn entities_with_action(
-        &self,
-        names: &ActionNames,
-    ) -> Result<Entities, DirectoryError> {
+    /// An action with its groups as ancestors.
+    pub(super) fn action_entity(&self, names: &ActionNames) -> Arc<Entity> {
         let groups = names
             .groups
             .iter()
             .map(|group| self.types.action(group))
             .collect();
-        let action = Entity::new_with_attr_partial_value(
+        Arc::new(Entity::new_with_attr_partial_value(
             self.types.action(&names.operation),
             [],
             HashSet::new(),
             groups,
             [],
-        );
-        add_entities(
-            Entities::new(),
-            self.entities
-                .iter()
-                .cloned()
-                .chain(std::iter::once(Arc::new(action))),
-        )
-        .map_err(|error| DirectoryError::new(format!("the action {}", names.operation), error))
+        ))
+    }
+
+    /// All services, and an action.
+    pub(super) fn entities_with(&self, action: &Arc<Entity>) -> Result<Entities, DirectoryError> {
+        let services = self.services.values().map(|service| service.entity.clone());
+        add_entities(Entities::new(), services.chain([action.clone()]))
+            .map_err(|error| DirectoryError::new(format!("the action {}", action.uid()), error))
     }
 }
 

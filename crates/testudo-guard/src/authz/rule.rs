@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use cedar_policy_core::ast::{
-    ActionConstraint, Effect, EntityReference, EntityType, EntityUID, Expr, ExprKind, Literal,
-    Policy, PrincipalOrResourceConstraint, Var,
+    ActionConstraint, BinaryOp, Effect, EntityReference, EntityType, EntityUID, Expr, ExprKind,
+    Literal, Policy, PrincipalOrResourceConstraint, Var,
 };
 use testudo_model::PolicyRef;
 
@@ -214,7 +214,9 @@ pub struct Reads {
     pub caller: bool,
     /// The principal, as an entity.
     pub principal: bool,
-    /// The action as an entity, or an entity that is written out.
+    /// The action, as an entity.
+    pub action: bool,
+    /// Entities that are written out, where what they are in or have is asked for.
     pub others: bool,
 }
 
@@ -229,6 +231,7 @@ impl Reads {
         user: true,
         caller: true,
         principal: false,
+        action: false,
         others: false,
     };
 
@@ -255,6 +258,7 @@ impl Reads {
             user: self.user | other.user,
             caller: self.caller | other.caller,
             principal: self.principal | other.principal,
+            action: self.action | other.action,
             others: self.others | other.others,
         }
     }
@@ -263,7 +267,26 @@ impl Reads {
         match expression.expr_kind() {
             ExprKind::Var(Var::Context) => *self = self.and(Reads::EVERYTHING_OF_CONTEXT),
             ExprKind::Var(Var::Principal) => self.principal = true,
-            ExprKind::Var(Var::Action) | ExprKind::Lit(Literal::EntityUID(_)) => self.others = true,
+            ExprKind::Var(Var::Action) => self.action = true,
+            ExprKind::Lit(Literal::EntityUID(_)) => self.others = true,
+            ExprKind::BinaryApp {
+                op: BinaryOp::Eq,
+                arg1,
+                arg2,
+            } => rest.extend(
+                [arg1, arg2]
+                    .into_iter()
+                    .filter(|arg| !is_name(arg))
+                    .map(Arc::as_ref),
+            ),
+            ExprKind::BinaryApp {
+                op: BinaryOp::In,
+                arg1,
+                arg2,
+            } => {
+                rest.push(arg1);
+                rest.extend(Some(arg2.as_ref()).filter(|arg| !is_name(arg)));
+            }
             ExprKind::GetAttr { expr, attr } | ExprKind::HasAttr { expr, attr } => {
                 self.visit_attribute(expr, attr, rest);
             }
@@ -291,6 +314,18 @@ impl Reads {
             // No request has it: Cedar finds it missing, as it should.
             _ => {}
         }
+    }
+}
+
+/// An entity that is written out, or a set of such: compared with, or the right side of `in`, it is a
+/// name only, and nothing about the entity itself is asked.
+fn is_name(expression: &Expr) -> bool {
+    match expression.expr_kind() {
+        ExprKind::Lit(_) => true,
+        ExprKind::Set(items) => items
+            .iter()
+            .all(|item| matches!(item.expr_kind(), ExprKind::Lit(_))),
+        _ => false,
     }
 }
 
