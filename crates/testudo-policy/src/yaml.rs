@@ -4,6 +4,7 @@
 //! Everything is bounded, aliases included. Knows nothing of what the values mean.
 
 mod build;
+mod messages;
 mod scalar;
 
 use std::sync::Arc;

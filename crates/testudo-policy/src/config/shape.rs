@@ -306,7 +306,11 @@ fn mismatch(node: &Node, kind: Kind, place: &str, diagnostics: &mut Diagnostics)
             return false;
         }
     }
-    let message = format!("{place} must be {}, not {}", words(kind), node.kind());
+    let (place, wanted) = match kind {
+        Kind::Object(object) if place.is_empty() => (object.title, "a mapping".to_owned()),
+        _ => (place, words(kind)),
+    };
+    let message = format!("{place} must be {wanted}, not {}", node.kind());
     let quote = match (&node.value, kind) {
         (Value::Bool(_) | Value::Int(_) | Value::Float(_), Kind::Text(text)) => {
             Some(match text.examples.first() {

@@ -96,7 +96,12 @@ fn one(out: &mut String, report: Report<'_>, diagnostic: &Diagnostic, style: Sty
 
 /// The line that it is about; never one that holds a secret.
 fn quoted(report: Report<'_>, diagnostic: &Diagnostic) -> Option<String> {
-    if diagnostic.code == "secret.inline" {
+    let here = &diagnostic.span;
+    let secret = |other: &Diagnostic| {
+        other.code == "secret.inline"
+            && (&other.span.file, other.span.line) == (&here.file, here.line)
+    };
+    if report.diagnostics.iter().any(secret) {
         return None;
     }
     let text = report.bundle.text(&diagnostic.span.file)?;

@@ -54,6 +54,13 @@ fn report(run: impl Fn(Report<'_>)) {
         "a secret stands in the bundle",
         None,
     );
+    // Something else is wrong on the line of the secret.
+    found.error(
+        "key.unknown",
+        &span("testudo.yaml", 3, 6, 6),
+        "secret is not a key",
+        None,
+    );
     found.error(
         "file.missing",
         &span("gone.yaml", 1, 1, 1),

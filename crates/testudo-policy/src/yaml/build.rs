@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span as Marks, Tag};
 
+use super::messages;
 use super::{Key, MAX_ALIAS_NODES, MAX_BYTES, MAX_DEPTH, MAX_NODES, Node, Value, resolve_plain};
 use crate::diagnostic::{Diagnostics, Span};
 
@@ -180,7 +181,8 @@ impl Builder {
         for next in Parser::new_from_str(text) {
             let (event, marks) = next.map_err(|error| {
                 let marks = Marks::empty(*error.marker());
-                Failure::new(self.span(marks), error.info(), None)
+                let (message, hint) = messages::explained(error.info());
+                Failure::new(self.span(marks), message, hint)
             })?;
             self.event(event, marks)?;
         }

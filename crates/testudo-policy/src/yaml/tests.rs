@@ -185,3 +185,29 @@ fn json_is_read_as_json_readers_do() {
         assert_eq!(good(&text).to_json(), expected, "{text}");
     }
 }
+
+#[test]
+fn syntax_errors_say_what_to_do() {
+    for (text, message) in [
+        ("a: 1\n\tb: 2\n", "a tab where spaces are expected"),
+        ("a: 1\nb 2\nc: 3\n", "a `:` is missing before this"),
+        ("a:\n  b: 1\n c: 2\n", "this does not belong here"),
+        ("a: [1]]\n", "this does not belong here"),
+        ("a: \"b\n", "the quote is never closed"),
+        ("a: {b: 1\nc: 2\n", "a `,` or `}` is missing before this"),
+        ("a: [b\nc: 2\n", "a `:` cannot stand here"),
+        ("a: [b\n  c\n", "a `,` or `]` is missing before this"),
+        ("a: b: c\n", "a second `:` in one value"),
+        ("a: @b\n", "a value cannot begin with this character"),
+        (
+            "a: *b\n",
+            "`*` stands for a named value, and there is none of that name",
+        ),
+    ] {
+        let mut diagnostics = Diagnostics::default();
+        assert!(parse("t.yaml", text.as_bytes(), &mut diagnostics).is_none());
+        let found = diagnostics.list.first().unwrap();
+        assert_eq!(found.message, message, "{text}");
+        assert!(found.hint.is_some());
+    }
+}
