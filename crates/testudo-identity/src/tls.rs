@@ -91,7 +91,13 @@ pub struct MeshTls {
 struct Current {
     identity: Arc<Identity>,
     key: Arc<CertifiedKey>,
+    since: Duration,
+    /// When the identity before this one ends, in seconds since the epoch.
+    earlier_not_after: Option<u64>,
 }
+
+/// A handshake that began with the identity before the present one is over by then.
+const LONGEST_HANDSHAKE: Duration = Duration::from_secs(30);
 
 impl MeshTls {
     /// Without identity and roots yet: until both are there, every handshake fails.
@@ -128,9 +134,24 @@ impl MeshTls {
     /// Where rustls does not take the key; the old identity stays.
     pub fn set_identity(&self, identity: Arc<Identity>) -> Result<(), IdentityError> {
         let key = Arc::new(identity.certified_key(&self.provider)?);
-        self.current
-            .store(Some(Arc::new(Current { identity, key })));
+        let earlier = self.current.load();
+        self.current.store(Some(Arc::new(Current {
+            identity,
+            key,
+            since: self.clock.now(),
+            earlier_not_after: earlier.as_ref().map(|earlier| earlier.identity.not_after()),
+        })));
         Ok(())
+    }
+
+    /// Until when the identity certainly lasts that a handshake used which has just ended.
+    fn own_not_after(&self) -> Option<u64> {
+        let current = self.current.load();
+        let current = current.as_ref()?;
+        let settled = self.clock.now().saturating_sub(current.since) > LONGEST_HANDSHAKE;
+        let earlier = current.earlier_not_after.filter(|_| !settled);
+        let own = current.identity.not_after();
+        Some(earlier.map_or(own, |earlier| earlier.min(own)))
     }
 
     /// Takes a new set of roots.

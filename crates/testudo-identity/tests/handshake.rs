@@ -334,6 +334,41 @@ async fn a_new_identity_serves_new_connections_of_old_configurations() {
 }
 
 #[tokio::test]
+async fn a_client_gives_a_connection_up_before_either_end_expires() {
+    let mesh = Mesh::new();
+    let (orders, payments) = (
+        mesh.party(&service("orders")),
+        mesh.party(&service("payments")),
+    );
+    let config = client(&orders, &[service("payments")]);
+    mesh.clock.set(NOW + 1800);
+    payments
+        .set_identity(mesh.identity(&service("payments")))
+        .unwrap();
+    let server = payments.server_config().unwrap();
+    let seen = connect(Arc::clone(&config), Arc::clone(&server))
+        .await
+        .unwrap();
+    // Our own SVID ends first.
+    let session = orders.admit(&seen.server, Usage::Server).unwrap();
+    assert!(session.takes_another_request(NOW + 3500));
+    assert!(!session.takes_another_request(NOW + 3590));
+    assert!(session.check(NOW + 3700).is_ok());
+
+    // Just renewed: the handshake may still have used the old one.
+    orders
+        .set_identity(mesh.identity(&service("orders")))
+        .unwrap();
+    let session = orders.admit(&seen.server, Usage::Server).unwrap();
+    assert!(!session.takes_another_request(NOW + 3590));
+    mesh.clock.set(NOW + 1900);
+    let seen = connect(config, server).await.unwrap();
+    let session = orders.admit(&seen.server, Usage::Server).unwrap();
+    assert!(session.takes_another_request(NOW + 3590));
+    assert!(!session.takes_another_request(NOW + 1800 + 3590));
+}
+
+#[tokio::test]
 async fn revocation_and_loss_of_trust_end_open_connections_and_refuse_new_ones() {
     let mesh = Mesh::new();
     let (orders, payments) = (

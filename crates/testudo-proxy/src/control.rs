@@ -588,6 +588,14 @@ impl Context {
     }
 }
 
+/// What control says, or how the call failed; the status's own text is for debugging.
+fn status_text(status: &tonic::Status) -> String {
+    match status.message() {
+        "" => status.code().description().to_owned(),
+        message => message.to_owned(),
+    }
+}
+
 /// Logs a failure that repeats once, until it changes.
 fn warn_once(warned: &mut String, what: &'static str, error: &dyn std::error::Error) {
     let text = text_of(error);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustls_pki_types::CertificateDer;
 
 use super::MeshTls;
+use crate::authority::BACKDATE;
 use crate::svid::{SvidError, Usage, VerifiedPeer};
 
 /// The verified other end of one connection.
@@ -17,6 +18,8 @@ pub struct PeerSession {
     peer: VerifiedPeer,
     chain: Vec<CertificateDer<'static>>,
     usage: Usage,
+    /// When this connection has served its last request: before either end's certificate expires.
+    last_request: u64,
     /// The generation of roots and revocations under which it was last judged.
     judged: AtomicU64,
 }
@@ -30,7 +33,11 @@ impl PeerSession {
         let generation = mesh.generation.load(Ordering::Acquire);
         let (leaf, rest) = certificates.split_first().ok_or(SvidError::Missing)?;
         let peer = mesh.verify(leaf, rest, usage, mesh.clock.now(), Duration::ZERO)?;
+        let ends = mesh
+            .own_not_after()
+            .map_or(peer.not_after, |own| own.min(peer.not_after));
         Ok(PeerSession {
+            last_request: ends.saturating_sub(margin(&peer)),
             mesh: Arc::clone(mesh),
             peer,
             chain: certificates
@@ -45,6 +52,13 @@ impl PeerSession {
     /// Who it is.
     pub fn peer(&self) -> &VerifiedPeer {
         &self.peer
+    }
+
+    /// Whether a client may send another request on this connection: the peer is still to be believed,
+    /// and neither its certificate nor the one that we showed is about to expire, which would end the
+    /// connection under the request.
+    pub fn takes_another_request(&self, now: u64) -> bool {
+        now <= self.last_request && self.check(now).is_ok()
     }
 
     /// Whether the peer is still to be believed at `now` (seconds since the epoch). Ask for each
@@ -71,4 +85,10 @@ impl PeerSession {
         self.judged.store(generation, Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// A tenth of an SVID's life, at most half a minute.
+fn margin(peer: &VerifiedPeer) -> u64 {
+    let issued = peer.not_before.saturating_add(BACKDATE.as_secs());
+    (peer.not_after.saturating_sub(issued) / 10).min(30)
 }

@@ -12,7 +12,7 @@ use testudo_policy::bundle::{Bundle, MAX_FILE_BYTES, MAX_FILES, MAX_TOTAL_BYTES}
 use testudo_policy::compile::compile;
 
 use super::store::{StoreError, is_content_of};
-use super::{Context, text_of};
+use super::{Context, status_text, text_of};
 
 /// More than a manifest of [`MAX_FILES`] parts takes.
 const MAX_MANIFEST_BYTES: usize = 4 * 1024 * 1024;
@@ -152,7 +152,7 @@ pub(super) async fn install(context: &Context, signed: mesh::SignedManifest) -> 
     }
     .await;
     match &outcome.result {
-        Ok(()) => tracing::info!(revision = outcome.revision, "revision in force"),
+        Ok(()) => {}
         Err(error) => {
             tracing::error!(
                 revision = outcome.revision,
@@ -180,6 +180,7 @@ async fn put_in_force(context: &Context, verified: Verified) -> Result<(), Insta
     let snapshot = compiled.await.map_err(|_| InstallError::Panicked)??;
     // Only this task installs, so that the floor is still where it was before the compilation.
     installed.install_snapshot(snapshot);
+    tracing::info!(revision = number, "revision in force");
     // In force even where it cannot be kept: a full disk must not keep a fix from taking effect.
     let digests: HashSet<&str> = needed.iter().map(|part| part.digest.as_str()).collect();
     let saved = kept.and_then(|()| context.store.save_revision(&verified.signed, &digests));
@@ -234,7 +235,7 @@ async fn gather(
     if missing.is_empty() {
         return Ok((contents, kept));
     }
-    let failed = |status: tonic::Status| InstallError::Fetch(text_of(&status));
+    let failed = |status: tonic::Status| InstallError::Fetch(status_text(&status));
     let request = mesh::PartsRequest {
         digests: missing.iter().cloned().collect(),
     };

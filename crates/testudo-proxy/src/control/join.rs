@@ -16,7 +16,7 @@ use tonic::Code;
 
 use super::channel::{self, Backoff, Client};
 use super::store::{Record, StoreError};
-use super::{Context, text_of};
+use super::{Context, status_text, text_of};
 
 /// Until control must have answered.
 const CALL: Duration = Duration::from_secs(10);
@@ -30,9 +30,7 @@ pub enum JoinError {
     #[error("control refuses: {0}")]
     Refused(String),
     /// Somebody else than the mesh's control answers.
-    #[error(
-        "whoever answers at {address} is not the control plane that the join token names: {why}"
-    )]
+    #[error("whoever answers at {address} is not the control plane of this mesh: {why}")]
     Imposter {
         /// Where.
         address: String,
@@ -342,7 +340,7 @@ async fn answered<T>(
             | Code::InvalidArgument
             | Code::Unauthenticated
             | Code::FailedPrecondition => JoinError::Refused(status.message().to_owned()),
-            _ => unreachable(text_of(&status)),
+            _ => unreachable(status_text(&status)),
         }),
         Err(_) => Err(unreachable("no answer in time".to_owned())),
     }

@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::join::{self, JoinError, certificates};
-use super::{Context, Pipes, text_of};
+use super::{Context, Pipes, status_text, text_of};
 use crate::addresses::Addresses;
 use crate::effective;
 
@@ -76,7 +76,7 @@ impl Session {
         let call = client.sync(ReceiverStream::new(outgoing));
         let down = match tokio::time::timeout(OPEN, call).await {
             Ok(Ok(response)) => response.into_inner(),
-            Ok(Err(status)) => return Err(OpenError::Refused(text_of(&status))),
+            Ok(Err(status)) => return Err(OpenError::Refused(status_text(&status))),
             Err(_) => return Err(OpenError::Timeout),
         };
         context.set_client(Some(client));
@@ -122,7 +122,7 @@ impl Session {
                 message = self.down.message() => match message {
                     Ok(Some(message)) => self.take(context, message).await?,
                     Ok(None) => return Err(Ended::Closed),
-                    Err(status) => return Err(Ended::Broken(text_of(&status))),
+                    Err(status) => return Err(Ended::Broken(status_text(&status))),
                 },
                 Some(ack) = acks.recv() => {
                     self.send(from_proxy::Message::Ack(ack)).await?;

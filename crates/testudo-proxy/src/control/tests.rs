@@ -228,7 +228,10 @@ async fn who_may_not_join_is_told_why() {
             options.control = Some(other.address.clone());
             let (_, running) = start(options);
             let refused = text_of(&running.await.unwrap().unwrap_err());
-            assert!(refused.contains("not the control plane"), "{refused}");
+            assert!(
+                refused.contains("not the control plane of this mesh"),
+                "{refused}"
+            );
         })
         .await;
 }

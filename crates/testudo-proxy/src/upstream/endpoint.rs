@@ -408,8 +408,9 @@ impl Shared {
     }
 }
 
+/// The peer is still believed, and no certificate of either end is about to expire under a request.
 fn is_believed(session: Option<&PeerSession>, now: u64) -> bool {
-    session.is_none_or(|session| session.check(now).is_ok())
+    session.is_none_or(|session| session.takes_another_request(now))
 }
 
 /// Why a request that had a connection got no response.
