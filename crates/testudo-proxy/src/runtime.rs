@@ -38,7 +38,7 @@ pub enum ProxyError {
         source: io::Error,
     },
     /// An address cannot be listened on.
-    #[error("cannot listen on {address} ({what})")]
+    #[error("cannot listen on {address} ({what})\nhint: is another process there? ss -ltnp shows who listens; --{flag} takes another address", flag = flag(what))]
     Bind {
         /// `gateway`, `inbound`, `outbound` or `admin`.
         what: &'static str,
@@ -56,6 +56,11 @@ pub enum ProxyError {
     /// A data thread ended by a panic.
     #[error("a data thread panicked")]
     Panicked,
+}
+
+/// The argument that moves a listener.
+fn flag(what: &str) -> &str {
+    if what == "gateway" { "listen" } else { what }
 }
 
 /// Runs a proxy until it is told to stop (SIGTERM, SIGINT) and has drained.

@@ -9,6 +9,7 @@ mod health;
 mod retry;
 mod tunnel;
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -87,6 +88,7 @@ pub(crate) async fn forward(
         http2: speaks_http2(permit, outgoing.wire) && !outgoing.websocket,
         fresh: outgoing.websocket,
         transfer: outgoing.transfer,
+        trying: RefCell::default(),
     };
     core.upstreams.budget.earn();
     let mut deadline = Instant::now() + timeout;
@@ -98,6 +100,9 @@ pub(crate) async fn forward(
             () = tokio::time::sleep_until(deadline) => {
                 // The time is for the service; a client that still sends has its own.
                 if !outgoing.transfer.streaming.get() {
+                    if let Some(endpoint) = &*plan.trying.borrow() {
+                        plan.failed(endpoint);
+                    }
                     return Err(Denial::new(
                         Reason::UpstreamTimeout,
                         format!("no response within {} ms", timeout.as_millis()),
@@ -142,12 +147,16 @@ struct Plan<'a> {
     http2: bool,
     fresh: bool,
     transfer: &'a Rc<Transfer>,
+    /// The endpoint of the attempt that is running.
+    trying: RefCell<Option<Rc<Endpoint>>>,
 }
 
 /// How one attempt failed.
 enum Failure {
-    /// Nothing of the request left.
-    Unsent(Box<Request<RequestBody>>, Denial),
+    /// There is no connection to be had; nothing of the request left.
+    Refused(Box<Request<RequestBody>>, Denial),
+    /// The connection was closed meanwhile; nothing of the request left.
+    Stale(Box<Request<RequestBody>>, Denial),
     /// The application may have seen it; a copy, where it may be sent again.
     Sent(Option<Box<Request<RequestBody>>>, Denial),
 }
@@ -155,29 +164,41 @@ enum Failure {
 impl Plan<'_> {
     async fn attempts(&self, mut request: Request<RequestBody>) -> Result<Answer, Denial> {
         let mut tried: SmallVec<[*const Endpoint; MAX_ATTEMPTS]> = SmallVec::new();
+        let mut fresh = self.fresh;
         loop {
             let now = self.core.shared.clock.now().monotonic;
             let Some(endpoint) = pick(self.endpoints, &tried, now) else {
                 return Err(unavailable("the service has no address"));
             };
-            let again = tried.contains(&Rc::as_ptr(endpoint));
-            if again {
-                tokio::time::sleep(PAUSE).await;
-            }
-            tried.push(Rc::as_ptr(endpoint));
-            let failure = match self.attempt(endpoint, request, again).await {
+            self.trying.replace(Some(endpoint.clone()));
+            let failure = match self.attempt(endpoint, request, fresh).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
-            let more = tried.len() < MAX_ATTEMPTS;
+            let more = tried.len() + 1 < MAX_ATTEMPTS;
+            let budget = &self.core.upstreams.budget;
             request = match failure {
-                Failure::Unsent(request, _) if more && self.core.upstreams.budget.spend() => {
+                // The same endpoint at once, on a connection of its own: it did nothing wrong.
+                Failure::Stale(request, _) if more => {
+                    fresh = true;
+                    tried.push(std::ptr::null());
                     *request
                 }
-                Failure::Sent(Some(request), _) if more && self.core.upstreams.budget.spend() => {
+                Failure::Refused(request, _) if more && budget.spend() => {
+                    tried.push(Rc::as_ptr(endpoint));
+                    if self.endpoints.len() == 1 {
+                        tokio::time::sleep(PAUSE).await;
+                    }
                     *request
                 }
-                Failure::Unsent(_, denial) | Failure::Sent(_, denial) => return Err(denial),
+                Failure::Sent(Some(request), _) if more && budget.spend() => {
+                    fresh = true;
+                    tried.push(Rc::as_ptr(endpoint));
+                    *request
+                }
+                Failure::Stale(_, denial)
+                | Failure::Refused(_, denial)
+                | Failure::Sent(_, denial) => return Err(denial),
             };
         }
     }
@@ -192,14 +213,14 @@ impl Plan<'_> {
         let connected = if self.http2 {
             endpoint.http2(wall).await
         } else {
-            endpoint.http1(wall, self.fresh || fresh).await
+            endpoint.http1(wall, fresh).await
         };
         let mut lease = match connected {
             Ok(lease) => lease,
             Err(error) => {
                 self.failed(endpoint);
                 let denial = connect_denial(endpoint, &error);
-                return Err(Failure::Unsent(Box::new(request), denial));
+                return Err(Failure::Refused(Box::new(request), denial));
             }
         };
         // A copy is only made where it is likely to be needed and allowed: the connection was idle, so
@@ -213,7 +234,7 @@ impl Plan<'_> {
             Err(SendError {
                 unsent: Some(unsent),
                 ..
-            }) => Err(Failure::Unsent(
+            }) => Err(Failure::Stale(
                 unsent,
                 unavailable("the connection was closed"),
             )),
@@ -256,6 +277,7 @@ impl Plan<'_> {
                     ));
                 }
             }
+            Some(Reason::UpstreamTimeout) => self.failed(endpoint),
             _ => endpoint.health.succeeded(),
         }
         Ok(Answer {

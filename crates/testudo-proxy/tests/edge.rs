@@ -587,5 +587,72 @@ async fn a_response_is_read_as_it_comes() {
     let mut response = client.stream(asked).await.unwrap();
     let frame = response.body_mut().frame().await.unwrap().unwrap();
     assert_eq!(frame.into_data().unwrap(), "data: 1\n\n");
-    let _ = client::read;
+}
+
+#[tokio::test]
+async fn the_certificate_is_chosen_by_server_name() {
+    use testudo_testkit::pki::{self_signed, trusting};
+    let app = Upstream::ok();
+    let (first, second) = (
+        self_signed(&["first.test"]),
+        self_signed(&["*.second.test"]),
+    );
+    let yaml = yaml(&app.app(), "").replace(
+        "tls: none",
+        "tls: [{certificate: tls/1.pem, key: tls/1.key}, {certificate: tls/2.pem, key: tls/2.key}]",
+    );
+    let world = World::new(&yaml)
+        .with("tls/1.pem", &first.certificate)
+        .with("tls/1.key", &first.key)
+        .with("tls/2.pem", &second.certificate)
+        .with("tls/2.key", &second.key);
+    let (gateway, sidecar) = (world.gateway(), world.sidecar("orders"));
+    link(&[&gateway, &sidecar]);
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        let config = trusting(&[&first, &second], &[version]);
+        for (name, wanted) in [("first.test", &first), ("api.second.test", &second)] {
+            let stream = client::tls(gateway.edge(), name, &config).await.unwrap();
+            let shown = stream.get_ref().1.peer_certificates().unwrap()[0].clone();
+            assert_eq!(shown, wanted.der, "{name}");
+            let mut client = Client::http1_over(stream).await;
+            let asked = Request::get("/").header("host", name).body("").unwrap();
+            assert_eq!(client.send(asked).await.status, StatusCode::OK);
+            // One connection, two hosts: certificates are not a way around the name they were chosen by.
+            let other = Request::get("/")
+                .header("host", "else.test")
+                .body("")
+                .unwrap();
+            assert_eq!(client.send(other).await.reason(), "request.misdirected");
+        }
+        // A name that no certificate has gets the first one, which the client then refuses.
+        let refused = client::tls(gateway.edge(), "third.test", &config).await;
+        assert!(
+            refused
+                .unwrap_err()
+                .to_string()
+                .contains("not valid for name")
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_says_who_the_client_is() {
+    let app = Upstream::ok();
+    let trusted = yaml(&app.app(), "").replace(
+        "  tls: none\n",
+        "  tls: none\n  trusted_proxies: [127.0.0.0/8]\n",
+    );
+    let world = World::new(&trusted);
+    let (gateway, sidecar) = (world.gateway(), world.sidecar("orders"));
+    link(&[&gateway, &sidecar]);
+    let mut events = gateway.events();
+    let asked = with(
+        get("/"),
+        "x-forwarded-for",
+        "198.51.100.7, 192.0.2.9, 127.0.0.5",
+    );
+    gateway.client().await.send(asked).await;
+    assert_eq!(app.last().header("x-forwarded-for"), "192.0.2.9, 127.0.0.1");
+    let event = events.recv().await.unwrap();
+    assert_eq!(event.source_ip.unwrap().to_string(), "192.0.2.9");
 }

@@ -104,3 +104,41 @@ impl Pki {
         Arc::new(config)
     }
 }
+
+/// A certificate of its own authority, as a bundle names it.
+pub struct SelfSigned {
+    /// PEM.
+    pub certificate: String,
+    /// PEM, PKCS #8.
+    pub key: String,
+    /// DER, to trust and to compare.
+    pub der: rustls::pki_types::CertificateDer<'static>,
+}
+
+/// A self-signed server certificate for these names.
+pub fn self_signed(names: &[&str]) -> SelfSigned {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let made = rcgen::generate_simple_self_signed(names).unwrap();
+    SelfSigned {
+        certificate: made.cert.pem(),
+        key: made.signing_key.serialize_pem(),
+        der: made.cert.der().clone(),
+    }
+}
+
+/// What a client needs to trust these certificates, in these TLS versions.
+pub fn trusting(
+    certificates: &[&SelfSigned],
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> Arc<ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in certificates {
+        roots.add(certificate.der.clone()).unwrap();
+    }
+    let config = ClientConfig::builder_with_provider(testudo_identity::tls::provider())
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config)
+}
