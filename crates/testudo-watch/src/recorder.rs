@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -19,8 +19,6 @@ use crate::ring::{Ring, RingOptions};
 const QUEUE: usize = 16_384;
 /// Events that are written at once.
 const BATCH: usize = 512;
-/// How soon a stop is noticed.
-const PATIENCE: Duration = Duration::from_millis(50);
 /// Between batches, so that a request rarely has to wake the thread.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -37,11 +35,14 @@ pub struct RecorderOptions {
     pub forward: Option<mpsc::Sender<Arc<Event>>>,
 }
 
+/// Boxed: the queue's slots are allocated at once, and an event is large. `None` only wakes the thread,
+/// which otherwise sleeps until there is something to do.
+type Item = Option<Box<Event>>;
+
 /// The end of the queue that requests see.
 #[derive(Clone)]
 pub struct EventSender {
-    /// Boxed: the queue's slots are allocated at once, and an event is large.
-    sender: SyncSender<Box<Event>>,
+    sender: SyncSender<Item>,
     shared: Arc<Shared>,
 }
 
@@ -53,6 +54,7 @@ struct Shared {
 
 /// The thread that empties the queue. Dropping it stops the thread after everything that waits.
 pub struct Recorder {
+    wake: SyncSender<Item>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -98,15 +100,12 @@ impl Recorder {
                 let shared = shared.clone();
                 move || run(&receiver, &shared, sinks)
             })?;
-        let sender = EventSender {
-            sender,
-            shared: shared.clone(),
-        };
         let recorder = Recorder {
-            shared,
+            wake: sender.clone(),
+            shared: shared.clone(),
             thread: Some(thread),
         };
-        Ok((sender, recorder))
+        Ok((EventSender { sender, shared }, recorder))
     }
 
     /// Records everything that waits, and ends.
@@ -116,6 +115,8 @@ impl Recorder {
 
     fn join(&mut self) {
         self.shared.stopping.store(true, Ordering::Release);
+        // A full queue is being emptied, and a thread that ended has closed it: this ends either way.
+        let _ = self.wake.send(None);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -133,7 +134,7 @@ impl Drop for Recorder {
 impl EventSender {
     /// Queues an event, or counts it as dropped: a request never waits for its evidence.
     pub fn send(&self, event: Event) {
-        if self.sender.try_send(Box::new(event)).is_err() {
+        if self.sender.try_send(Some(Box::new(event))).is_err() {
             self.shared.drop_events(1);
         }
     }
@@ -151,21 +152,22 @@ impl Shared {
     }
 }
 
-fn run(receiver: &Receiver<Box<Event>>, shared: &Shared, mut sinks: Sinks) {
-    loop {
-        let first = match receiver.recv_timeout(PATIENCE) {
-            Ok(event) => event,
-            Err(RecvTimeoutError::Timeout) if !shared.stopping.load(Ordering::Acquire) => continue,
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
-        };
+fn run(receiver: &Receiver<Item>, shared: &Shared, mut sinks: Sinks) {
+    while let Ok(first) = receiver.recv() {
+        let mut taken = 0;
         let rest = std::iter::from_fn(|| receiver.try_recv().ok());
-        let mut recorded = 0;
-        for event in std::iter::once(first).chain(rest).take(BATCH) {
-            sinks.record(*event, shared);
-            recorded += 1;
+        for item in std::iter::once(first).chain(rest).take(BATCH) {
+            taken += 1;
+            if let Some(event) = item {
+                sinks.record(*event, shared);
+            }
         }
         sinks.flush(shared);
-        if recorded < BATCH && !shared.stopping.load(Ordering::Acquire) {
+        if taken < BATCH {
+            // The queue is empty: the end, if it is to be, or a pause.
+            if shared.stopping.load(Ordering::Acquire) {
+                return;
+            }
             std::thread::sleep(PAUSE);
         }
     }
