@@ -35,7 +35,7 @@ pub(super) static ALL: &[Explanation] = &[
     Explanation {
         code: "testudo_guard_duration_seconds",
         title: "Time that the checks of a request took, by stage",
-        meaning: "A histogram of the proxy's own work: `head` (normalization, route, authentication, policies, parameters, limits) and `body`.",
+        meaning: "A histogram of the proxy's own work. `stage` is one of the checks, as a decision's `checks` names them, or `total` for all of them.",
         causes: &[
             "Tokens that are verified for the first time: signatures cost most.",
             "Policies that apply to many operations.",
@@ -72,7 +72,7 @@ pub(super) static ALL: &[Explanation] = &[
     Explanation {
         code: "testudo_connections",
         title: "Open connections",
-        meaning: "A gauge by direction: those that clients opened, and those to services.",
+        meaning: "A gauge by `side`: those that others opened, and those that the proxy opened.",
         causes: &[
             "Clients that do not reuse connections.",
             "Slow-request attacks.",
