@@ -10,6 +10,7 @@ use testudo_model::{PolicyRef, Reason};
 use crate::authz::OperationPolicies;
 
 mod body;
+mod explain;
 mod head;
 mod json;
 mod matcher;

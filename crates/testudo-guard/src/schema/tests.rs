@@ -708,3 +708,33 @@ proptest! {
         }
     }
 }
+
+/// Explaining an invalid value of a recursive schema with alternatives took 2^depth time and memory.
+#[test]
+fn nested_alternatives_cost_nothing() {
+    let kind = |name: &str| {
+        json!({"allOf": [
+            {"properties": {"k": {"$ref": "#/$defs/any"}}},
+            {"properties": {"t": {"const": name}}, "required": ["t"]},
+        ]})
+    };
+    let schema = Schema::compile(&json!({
+        "$ref": "#/$defs/any",
+        "$defs": {
+            "any": {"oneOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}]},
+            "a": kind("a"),
+            "b": kind("b"),
+        },
+    }))
+    .unwrap();
+    let nested = |innermost: &str| {
+        let mut text = format!(r#"{{"t":"{innermost}"}}"#);
+        for _ in 0..60 {
+            text = format!(r#"{{"k":{text},"t":"b"}}"#);
+        }
+        parse_json(text.as_bytes()).unwrap()
+    };
+    assert_eq!(schema.check(&nested("a")), Ok(()));
+    let broken = schema.check(&nested("c")).unwrap_err();
+    assert_eq!(broken.rule, "does not match the schema");
+}

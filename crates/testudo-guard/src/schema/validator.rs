@@ -5,6 +5,7 @@ use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
 use regex::Regex;
 use serde_json::Value as Json;
 
+use super::explain::Explanation;
 use super::scalar::Scalar;
 use super::shape::Shape;
 
@@ -18,7 +19,14 @@ pub struct Schema {
 #[derive(Debug)]
 pub(super) enum Check {
     Scalar(Scalar),
-    General(Box<Validator>),
+    General(Box<General>),
+}
+
+/// The general validator, and what its explanations cost.
+#[derive(Debug)]
+pub(super) struct General {
+    validator: Validator,
+    explanation: Explanation,
 }
 
 /// Why a schema cannot be enforced.
@@ -48,7 +56,10 @@ impl Schema {
     pub fn compile(schema: &Json) -> Result<Schema, SchemaError> {
         let check = match Scalar::compile(referent(schema)) {
             Some(scalar) => Check::Scalar(scalar),
-            None => Check::General(Box::new(general(schema)?)),
+            None => Check::General(Box::new(General {
+                validator: general(schema)?,
+                explanation: Explanation::of(schema),
+            })),
         };
         Ok(Schema {
             shape: Shape::of(schema),
@@ -69,9 +80,7 @@ impl Schema {
     /// The first rule that a value breaks.
     pub(super) fn check(&self, value: &Json) -> Result<(), Broken> {
         let rule = match (&self.check, value) {
-            (Check::General(validator), value) => {
-                return validator.validate(value).map_err(|error| broken(&error));
-            }
+            (Check::General(general), value) => return general.check(value),
             (Check::Scalar(Scalar::String(rules)), Json::String(text)) => rules.check(text),
             (Check::Scalar(Scalar::Boolean), Json::Bool(_)) => Ok(()),
             (Check::Scalar(Scalar::Number(range)), Json::Number(number)) => {
@@ -94,6 +103,26 @@ impl Schema {
     /// Whether a value is valid; for the tests of the schema suites.
     pub fn is_valid(&self, value: &Json) -> bool {
         self.check(value).is_ok()
+    }
+}
+
+impl General {
+    fn check(&self, value: &Json) -> Result<(), Broken> {
+        if self.validator.is_valid(value) {
+            return Ok(());
+        }
+        let error = if self.explanation.is_cheap(value) {
+            self.validator.validate(value).err()
+        } else {
+            None
+        };
+        Err(error.map_or_else(
+            || Broken {
+                pointer: String::new(),
+                rule: "does not match the schema".into(),
+            },
+            |error| broken(&error),
+        ))
     }
 }
 
