@@ -127,6 +127,22 @@ impl Scene<'_> {
         })
     }
 
+    /// An honest request of a customer through the gateway.
+    async fn visit(&self, target: &'static str, customer: &'static str) -> Result<(), Failure> {
+        let request = Request {
+            service: "storefront",
+            method: "GET",
+            target,
+            credential: Credential::Customer(customer),
+            headers: &[],
+            body: Body::None,
+        };
+        let edge = &self.edge;
+        let bytes = self.bytes(&request, &edge.host, target, &[])?;
+        wire::tls(&edge.address, &edge.name, edge.tls.clone(), &bytes).await;
+        Ok(())
+    }
+
     /// Whether Testudo stopped it, and where: as the control plane recorded it.
     async fn judge(&self, attack: &Attack, reply: Reply) -> Outcome {
         let mut outcome = Outcome {

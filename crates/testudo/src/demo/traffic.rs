@@ -97,7 +97,7 @@ impl Traffic {
         let mut users: Vec<Option<&'static str>> = CUSTOMERS.iter().copied().map(Some).collect();
         users.extend([None, Some(ADMINISTRATOR)]);
         let each = Duration::from_secs(1) * u32::try_from(users.len()).unwrap_or(1) / rate.max(1);
-        for user in users {
+        for (place, user) in users.into_iter().enumerate() {
             let shopper = Shopper {
                 edge: edge.clone(),
                 user,
@@ -107,6 +107,8 @@ impl Traffic {
                 token: String::new(),
                 token_made: None,
                 connection: None,
+                // People do not walk in step.
+                number: u64::try_from(place).unwrap_or(0) * 3,
             };
             traffic
                 .shoppers
@@ -135,6 +137,8 @@ struct Shopper {
     token: String,
     token_made: Option<Instant>,
     connection: Option<TlsStream<TcpStream>>,
+    /// Of the next step.
+    number: u64,
 }
 
 /// What a shopper does next: method, target and body.
@@ -176,14 +180,13 @@ impl Shopper {
     async fn shop(mut self, each: Duration) {
         let mut timer = tokio::time::interval(each);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut number = 0;
         loop {
             timer.tick().await;
             if self.stop.get() {
                 return;
             }
-            let step = step(self.user, number);
-            number += 1;
+            let step = step(self.user, self.number);
+            self.number += 1;
             let begun = Instant::now();
             let result = match tokio::time::timeout(TIMEOUT, self.send(&step)).await {
                 Ok(result) => result,

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use testudo_identity::Identity;
 use tokio::process::Command;
@@ -19,6 +19,8 @@ use crate::supervise::{Launch, Part};
 /// A proxy drains for up to 20 s.
 const PROXY_PATIENCE: Duration = Duration::from_secs(25);
 const PATIENCE: Duration = Duration::from_secs(8);
+/// An application that comes with a new sidecar waits for it.
+const SIDECAR_WAIT: Duration = Duration::from_secs(10);
 /// The token is used at once.
 const TOKEN_TTL: Duration = Duration::from_secs(120);
 /// An SVID that ends sooner than this when its proxy starts is not worth renewing.
@@ -68,7 +70,7 @@ impl Child {
         match self.kind {
             Kind::Control => self.control(&mut command),
             Kind::Gateway | Kind::Sidecar => self.proxy(&mut command).await?,
-            Kind::Application => self.application(&mut command)?,
+            Kind::Application => self.application(&mut command).await?,
         }
         Ok(Launch { command })
     }
@@ -146,21 +148,15 @@ impl Child {
         Ok(path)
     }
 
-    fn application(&self, command: &mut Command) -> Result<(), Failure> {
-        let Some((workload, run)) = self
-            .workload
-            .as_ref()
-            .and_then(|workload| Some((workload, workload.run.as_ref()?)))
+    async fn application(&self, command: &mut Command) -> Result<(), Failure> {
+        let workload = self.workload.as_ref();
+        let Some((workload, run)) =
+            workload.and_then(|workload| Some((workload, workload.run.as_ref()?)))
         else {
             return Err(Failure::new(format!("{} has no command to run", self.name)));
         };
         if workload.sidecar {
-            let learned = self.learned.borrow();
-            let outbound = learned
-                .get(&workload.name)
-                .and_then(|ready| ready.outbound.clone());
-            let outbound = outbound
-                .ok_or_else(|| Failure::new(format!("{}'s sidecar is not ready", workload.name)))?;
+            let outbound = self.outbound_of(&workload.name).await?;
             set_proxy(command, &self.paths.proxy(&workload.name), &outbound)?;
         }
         command.env("PATH", path_with_own_folder()?);
@@ -173,6 +169,21 @@ impl Child {
             ])
             .args(run);
         Ok(())
+    }
+
+    /// Where the application's sidecar takes calls, once it does.
+    async fn outbound_of(&self, sidecar: &str) -> Result<String, Failure> {
+        let deadline = Instant::now() + SIDECAR_WAIT;
+        loop {
+            let ready = self.learned.borrow().get(sidecar).cloned();
+            if let Some(outbound) = ready.and_then(|ready| ready.outbound) {
+                return Ok(outbound);
+            }
+            if Instant::now() > deadline {
+                return Err(Failure::new(format!("{sidecar} is not ready")));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 
