@@ -97,7 +97,7 @@ impl<'a> Asked<'a> {
             .filter(|(_, value)| *value == Value::Unreadable)
             .find(|(name, _)| may_read_value(condition, name));
         if let Some((name, _)) = unreadable {
-            return Err(format!("policies cannot read the number in {name}"));
+            return Err(format!("policies cannot read the value of {name}"));
         }
         let claims = self.facts.user.iter().flat_map(|user| user.claims.iter());
         let kind = |name| self.inner.directory.claim_kind(name);
