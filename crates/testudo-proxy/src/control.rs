@@ -287,12 +287,12 @@ impl Link {
             }
         };
         let mut backoff = Backoff::to(&context.control);
-        let mut warned = String::new();
+        let mut outage = Outage::default();
         loop {
             match join::join(context, token).await {
                 Ok(()) => return Ok(()),
                 Err(error) if error.is_transient() => {
-                    warn_once(&mut warned, "cannot join yet", &error);
+                    outage.warn("cannot join yet", &error);
                     tokio::time::sleep(backoff.next_wait()).await;
                 }
                 Err(error) => return Err(LinkError::Join(error)),
@@ -380,14 +380,14 @@ impl Context {
 
     async fn open_session(&self) -> Session {
         let mut backoff = Backoff::to(&self.control);
-        let mut warned = String::new();
+        let mut outage = Outage::default();
         loop {
             match Session::open(self, self.hello().await).await {
                 Ok(session) => {
                     tracing::info!(control = self.control, "connected to control");
                     return session;
                 }
-                Err(error) => warn_once(&mut warned, "no control", &error),
+                Err(error) => outage.warn("no control", &error),
             }
             tokio::select! {
                 () = tokio::time::sleep(backoff.next_wait()) => {}
@@ -588,20 +588,44 @@ impl Context {
     }
 }
 
-/// What control says, or how the call failed; the status's own text is for debugging.
+/// What control says, or beneath all wrappers how the call failed: an alert of TLS, for example.
 fn status_text(status: &tonic::Status) -> String {
-    match status.message() {
-        "" => status.code().description().to_owned(),
-        message => message.to_owned(),
+    let said = match status.message() {
+        "" => status.code().description(),
+        message => message,
+    };
+    let mut deepest = None;
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        deepest = Some(error.to_string());
+        source = error.source();
+    }
+    match deepest {
+        Some(cause) if cause != said => format!("{said}: {cause}"),
+        _ => said.to_owned(),
     }
 }
 
-/// Logs a failure that repeats once, until it changes.
-fn warn_once(warned: &mut String, what: &'static str, error: &dyn std::error::Error) {
-    let text = text_of(error);
-    if *warned != text {
+/// Logs each failure of an outage once, however often it repeats.
+#[derive(Default)]
+struct Outage {
+    logged: Vec<String>,
+}
+
+impl Outage {
+    /// Beyond so many different failures the first ones may be logged again.
+    const REMEMBERED: usize = 8;
+
+    fn warn(&mut self, what: &'static str, error: &dyn std::error::Error) {
+        let text = text_of(error);
+        if self.logged.contains(&text) {
+            return;
+        }
         tracing::warn!(error = text, "{what}");
-        *warned = text;
+        if self.logged.len() == Self::REMEMBERED {
+            self.logged.remove(0);
+        }
+        self.logged.push(text);
     }
 }
 

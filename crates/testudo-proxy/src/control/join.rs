@@ -65,6 +65,8 @@ impl JoinError {
 
 /// Turns the join token into an identity, and keeps it.
 pub(super) async fn join(context: &Context, token: &JoinToken) -> Result<(), JoinError> {
+    // The token works once: it is not spent on an identity that cannot be kept.
+    context.store.probe()?;
     let clock = context.mesh.clock();
     let tls = testudo_identity::tls::join_client_config(token, clock)
         .map_err(|_| JoinError::Answer("no TLS configuration"))?;
@@ -92,7 +94,9 @@ pub(super) async fn join(context: &Context, token: &JoinToken) -> Result<(), Joi
         .spiffe_id(context.mesh.trust_domain())
         .map_err(|_| JoinError::Answer("the role has no identity"))?;
     let proxy = answer.proxy.clone();
-    take_identity(context, request, answer, trust, &id)?;
+    let (identity, trust) = checked(context, request, answer, trust, &id)?;
+    keep_identity(context, &identity, &trust)?;
+    use_identity(context, identity, trust)?;
     context.manifest_key.set(token.manifest_key);
     context.store.save_record(&Record {
         trust_domain: context.mesh.trust_domain().to_string(),
@@ -154,24 +158,39 @@ async fn renew(context: &Context, id: &SpiffeId) -> Result<(), JoinError> {
         ));
     }
     let trust = trust_of(context, &answer.roots)?;
-    take_identity(context, request, answer, trust, id)?;
+    let (identity, trust) = checked(context, request, answer, trust, id)?;
+    // On disk before in use, so that a restart is not older than now; but a full disk does not keep
+    // the proxy from going on.
+    if let Err(error) = keep_identity(context, &identity, &trust) {
+        tracing::error!(
+            error = text_of(&error),
+            "the new SVID cannot be kept for a restart"
+        );
+    }
+    use_identity(context, identity, trust)?;
     tracing::info!(%id, "renewed the SVID");
     Ok(())
 }
 
-/// Checks, keeps and uses a new identity. On disk before in use: a restart must not be older than now.
-fn take_identity(
+fn checked(
     context: &Context,
     request: KeyRequest,
     answer: mesh::Identity,
     trust: TrustBundle,
     id: &SpiffeId,
-) -> Result<(), JoinError> {
+) -> Result<(Identity, TrustBundle), JoinError> {
     let now = context.mesh.clock().now();
     let identity = request.accept(certificates(answer.chain), &trust, id, now)?;
+    Ok((identity, trust))
+}
+
+fn keep_identity(
+    context: &Context,
+    identity: &Identity,
+    trust: &TrustBundle,
+) -> Result<(), JoinError> {
     context.store.save_trust(trust.roots())?;
     identity.save(context.store.folder())?;
-    use_identity(context, identity, trust)?;
     Ok(())
 }
 

@@ -106,6 +106,14 @@ impl Store {
         self.folder.join(file)
     }
 
+    /// Whether there is room for an identity.
+    pub(super) fn probe(&self) -> Result<(), StoreError> {
+        let path = self.path("probe");
+        let written = files::write_private(&path, &[0; 16 * 1024]);
+        remove(&path);
+        Ok(written?)
+    }
+
     pub(super) fn record(&self) -> Result<Option<Record>, StoreError> {
         let path = self.path(RECORD);
         let Some(text) = files::read_private(&path)? else {
@@ -255,6 +263,12 @@ mod tests {
     fn what_is_kept_is_read_back_and_old_parts_are_forgotten() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("state")).unwrap();
+        store.probe().unwrap();
+        assert_eq!(
+            std::fs::read_dir(store.folder()).unwrap().count(),
+            1,
+            "only the parts' folder"
+        );
         assert!(store.record().unwrap().is_none());
         assert_eq!(
             store.kept::<mesh::Addresses>().unwrap(),

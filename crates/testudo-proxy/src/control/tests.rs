@@ -627,3 +627,14 @@ async fn loose_permissions_keep_a_proxy_from_starting() {
         })
         .await;
 }
+
+#[test]
+fn a_failed_call_is_told_by_its_deepest_cause() {
+    let alert = std::io::Error::other("received fatal alert: CertificateRevoked");
+    let mut status = tonic::Status::from_error(Box::new(alert));
+    assert!(status_text(&status).contains("CertificateRevoked"));
+    status = tonic::Status::permission_denied("this identity is revoked");
+    assert_eq!(status_text(&status), "this identity is revoked");
+    status = tonic::Status::new(tonic::Code::Unavailable, "");
+    assert!(!status_text(&status).is_empty());
+}
