@@ -25,6 +25,7 @@ use crate::core::{Core, Side};
 use crate::io::{Activity, OpenConnection, Opening, Replayed, Watched, opening};
 use crate::listener::Admitted;
 use crate::request;
+use crate::shared::Tallied;
 use crate::watchdog::{Act, Watchdog};
 use testudo_watch::ConnectionKind;
 
@@ -43,6 +44,7 @@ pub(crate) struct Connection {
     /// The place among all connections; kept as long as the connection or a tunnel made of it.
     _place: Admitted,
     _open: OpenConnection,
+    _tallied: Option<Tallied>,
 }
 
 impl Connection {
@@ -61,6 +63,7 @@ impl Connection {
             closing: Cell::new(false),
             _place: place,
             _open: OpenConnection::new(&core.shared.metrics, kind),
+            _tallied: (side == Side::Inbound).then(|| core.shared.inbound.enter()),
         }
     }
 }

@@ -187,8 +187,7 @@ async fn accept(core: Rc<Core>, assignment: Assignment) {
             return;
         }
     };
-    let drain = core.shared.drain.clone();
-    let mut closing = std::pin::pin!(drain.reached(Phase::Closing));
+    let mut closing = std::pin::pin!(closes(&core, assignment.side));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -201,6 +200,22 @@ async fn accept(core: Rc<Core>, assignment: Assignment) {
     }
     while let Some(Ok(accepted)) = listener.accept().now_or_never() {
         connect(&core, assignment.side, accepted);
+    }
+}
+
+/// Waits until a listener must close. The application's side stays open while other proxies' requests run:
+/// the application may need it to answer them.
+async fn closes(core: &Core, side: Side) {
+    let drain = &core.shared.drain;
+    drain.reached(Phase::Closing).await;
+    if side != Side::Outbound {
+        return;
+    }
+    while core.shared.inbound.open() > 0 {
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(50)) => {}
+            () = drain.reached(Phase::Forced) => return,
+        }
     }
 }
 

@@ -41,6 +41,8 @@ pub struct Shared {
     pub(crate) health: HealthTable,
     pub(crate) open_traces: OpenTraces,
     pub(crate) held_bytes: HeldBytes,
+    /// Connections of other proxies.
+    pub(crate) inbound: Tally,
     /// Connections to the inbound side that did not prove to be of this mesh.
     pub(crate) refused_handshakes: Counter,
     inbound_tls: OnceLock<Arc<rustls::ServerConfig>>,
@@ -51,6 +53,33 @@ pub(crate) struct Evidence {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) events: EventSender,
     pub(crate) forwarded: mpsc::Receiver<Arc<Event>>,
+}
+
+/// Counts what is open, over all cores.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally(Arc<AtomicU64>);
+
+impl Tally {
+    /// How many are open.
+    pub(crate) fn open(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// One more, until the guard is dropped.
+    pub(crate) fn enter(&self) -> Tallied {
+        self.0.fetch_add(1, Ordering::AcqRel);
+        Tallied(self.clone())
+    }
+}
+
+/// One that is open.
+#[derive(Debug)]
+pub(crate) struct Tallied(Tally);
+
+impl Drop for Tallied {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// Counts up.
@@ -103,6 +132,7 @@ impl Shared {
             health: HealthTable::default(),
             open_traces: OpenTraces::default(),
             held_bytes,
+            inbound: Tally::default(),
             refused_handshakes: Counter::default(),
             inbound_tls: OnceLock::new(),
         }

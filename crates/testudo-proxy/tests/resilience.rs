@@ -288,6 +288,76 @@ async fn a_sidecar_is_replaced_without_a_failed_request() {
 }
 
 #[tokio::test]
+async fn an_application_can_finish_its_work_while_its_sidecar_stops() {
+    // To answer, orders must call payments, by a new connection through its sidecar that is stopping.
+    let payments_app = Upstream::start(|_| Response::new(full("paid")));
+    let outbound: Arc<std::sync::OnceLock<(SocketAddr, String)>> = Arc::default();
+    let (begun, calls) = (Arc::new(AtomicUsize::new(0)), outbound.clone());
+    let counter = begun.clone();
+    let orders_app = Upstream::start_raw(move |_| {
+        let (calls, counter) = (calls.clone(), counter.clone());
+        async move {
+            counter.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(600)).await;
+            let (address, secret) = calls.get().unwrap();
+            let call = http::Request::get("http://payments.mesh/charge")
+                .header("host", "payments.mesh")
+                .header("proxy-authorization", secret)
+                .body("")
+                .unwrap();
+            let reply = Client::http1(*address).await.send(call).await;
+            Response::new(full(reply.body))
+        }
+    });
+    let yaml = format!(
+        "gateway: {{listen: '127.0.0.1:8443', tls: none, routes: [{{path: /, service: orders}}]}}
+services: {{orders: {{app: ['{}']}}, payments: {{app: ['{}'], sidecar: none}}}}",
+        orders_app.app(),
+        payments_app.app()
+    );
+    let world = World::new(&yaml);
+    let (gateway, orders) = (world.gateway(), world.sidecar("orders"));
+    link(&[&gateway, &orders]);
+    outbound
+        .set((orders.outbound(), orders.proxy_authorization()))
+        .unwrap();
+    let mut client = gateway.client().await;
+    let call = tokio::spawn(async move { client.send(get("/")).await });
+    eventually("the application works", || {
+        begun.load(Ordering::SeqCst) == 1
+    })
+    .await;
+    orders.begin_stop();
+    let reply = call.await.unwrap();
+    assert_eq!((reply.status, reply.text()), (StatusCode::OK, "paid"));
+    tokio::task::spawn_blocking(move || orders.join())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn several_cores_serve_one_address() {
+    let app = Upstream::ok();
+    let world = World::new(&yaml(&app.app()));
+    let gateway = world.start(testudo_guard::snapshot::Role::Gateway, |options| {
+        options.threads = Some(4);
+    });
+    let role = testudo_guard::snapshot::Role::Sidecar("orders".into());
+    let orders = world.start(role, |options| options.threads = Some(2));
+    link(&[&gateway, &orders]);
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let clients: Vec<_> = (0..16)
+        .map(|_| tokio::spawn(load(gateway.edge(), stopped.clone(), false)))
+        .collect();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    stop.send(true).unwrap();
+    for client in clients {
+        assert!(client.await.unwrap() > 0);
+    }
+    assert!(app.requests().len() >= 16);
+}
+
+#[tokio::test]
 async fn a_used_port_is_a_clear_error() {
     let world = World::new(&yaml("127.0.0.1:1"));
     let gateway = world.gateway();
