@@ -26,6 +26,9 @@ use crate::terminal::Format;
 /// Honest requests a second.
 const LIVE_RATE: u32 = 100;
 const ONCE_RATE: u32 = 40;
+/// `--once` ends within 40 s, whatever happens (DESIGN §12).
+const ONCE_DEADLINE: Duration = Duration::from_secs(38);
+const STOP_DEADLINE: Duration = Duration::from_secs(30);
 /// Tokens on disk are for people who try things with curl.
 const DISK_TOKEN_SECONDS: i64 = 12 * 3600;
 
@@ -89,7 +92,15 @@ async fn show(args: &Args, folder: &Folder) -> Result<ExitCode, Failure> {
             (stage.mesh, stage.bare, code)
         }
     };
-    let ((), ()) = tokio::join!(mesh.stop(), bare.stop());
+    let stopping = async { tokio::join!(mesh.stop(), bare.stop()) };
+    let left = match args.once {
+        true => ONCE_DEADLINE
+            .saturating_sub(begun.elapsed())
+            .max(Duration::from_secs(1)),
+        false => STOP_DEADLINE,
+    };
+    // What has not stopped by then is killed when it is dropped.
+    let _ = tokio::time::timeout(left, stopping).await;
     code
 }
 

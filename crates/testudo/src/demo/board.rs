@@ -54,6 +54,8 @@ struct Row {
     bare_status: Option<u16>,
     status: Option<u16>,
     stopped: Option<String>,
+    /// What is said where nothing stopped it.
+    otherwise: String,
     ok: bool,
 }
 
@@ -94,6 +96,7 @@ impl Board {
             bare_status,
             status,
             stopped,
+            otherwise: outcome.detail.clone(),
             ok,
         });
         if self.rows.len() > MAX_ROWS {
@@ -232,7 +235,7 @@ impl Row {
         let (here, end) = match &self.stopped {
             Some(stopped) if self.ok => (style.green(&here), escape(stopped)),
             Some(stopped) => (style.yellow(&here), escape(stopped)),
-            None => (style.red(&here), style.red("passed")),
+            None => (style.red(&here), style.red(&escape(&self.otherwise))),
         };
         format!(
             "{} {:<10} {:<31}{}  {here}  {end}",

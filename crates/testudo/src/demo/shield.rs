@@ -10,34 +10,21 @@ use crate::failure::{Failure, OrFail as _};
 
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// The bundle's file, with and without the shield.
+/// The bundle's file, whose services decide or look on. It may be edited meanwhile: it is read anew each time.
 pub(crate) struct ShieldFile {
     path: PathBuf,
-    original: String,
     down: bool,
 }
 
 impl ShieldFile {
-    pub(crate) fn new(path: PathBuf) -> Result<ShieldFile, Failure> {
-        let original =
-            std::fs::read_to_string(&path).or_fail(|| format!("cannot read {}", path.display()))?;
-        Ok(ShieldFile {
-            path,
-            original,
-            down: false,
-        })
+    pub(crate) fn new(path: PathBuf) -> ShieldFile {
+        ShieldFile { path, down: false }
     }
 
     /// Turns it around and waits until every proxy has the new revision; whether it is down now.
     pub(crate) async fn toggle(&mut self, api: &Api) -> Result<bool, Failure> {
         let before = revision(api).await?;
-        self.down = !self.down;
-        let text = if self.down {
-            lowered(&self.original)
-        } else {
-            self.original.clone()
-        };
-        self.write(&text)?;
+        self.turn()?;
         let deadline = Instant::now() + DEADLINE;
         while Instant::now() < deadline {
             let status = api.get("status").await?;
@@ -52,16 +39,26 @@ impl ShieldFile {
         Ok(self.down)
     }
 
-    fn write(&self, text: &str) -> Result<(), Failure> {
-        std::fs::write(&self.path, text).or_fail(|| format!("cannot write {}", self.path.display()))
+    fn turn(&mut self) -> Result<(), Failure> {
+        let path = &self.path;
+        let text =
+            std::fs::read_to_string(path).or_fail(|| format!("cannot read {}", path.display()))?;
+        let text = if self.down {
+            raised(&text)
+        } else {
+            lowered(&text)
+        };
+        std::fs::write(path, text).or_fail(|| format!("cannot write {}", path.display()))?;
+        self.down = !self.down;
+        Ok(())
     }
 }
 
 impl Drop for ShieldFile {
-    /// The user's file is left as it was.
+    /// The shield is never left down.
     fn drop(&mut self) {
         if self.down {
-            let _ = self.write(&self.original);
+            let _ = self.turn();
         }
     }
 }
@@ -88,6 +85,20 @@ fn lowered(yaml: &str) -> String {
     lines.collect()
 }
 
+/// The reverse.
+fn raised(yaml: &str) -> String {
+    let lines: Vec<&str> = yaml.lines().collect();
+    let added = |number: usize, line: &str| {
+        let next = lines.get(number + 1).map_or("", |next| next.trim_start());
+        line.trim() == "mode: observe" && next.starts_with("app:")
+    };
+    let kept = lines
+        .iter()
+        .enumerate()
+        .filter(|(number, line)| !added(*number, line));
+    kept.map(|(_, line)| format!("{line}\n")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,6 +108,6 @@ mod tests {
         let yaml = include_str!("../../../../examples/shop/testudo.yaml");
         let text = lowered(yaml);
         assert_eq!(text.matches("    mode: observe\n    app: ").count(), 4);
-        assert_eq!(text.replace("    mode: observe\n", ""), yaml);
+        assert_eq!(raised(&text), yaml);
     }
 }

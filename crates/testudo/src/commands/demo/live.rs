@@ -28,7 +28,7 @@ pub(super) async fn play(stage: &Stage, stop: &mut Stop) -> Result<ExitCode, Fai
     let traffic = stage.traffic(LIVE_RATE);
     let board = stage.board().await;
     let ended = match Screen::open() {
-        Some(screen) => Live::new(stage, board, screen)?.run(&traffic, stop).await,
+        Some(screen) => Live::new(stage, board, screen).run(&traffic, stop).await,
         None => lines(stage, board, &traffic, stop).await,
     };
     traffic.stop().await;
@@ -48,7 +48,7 @@ async fn lines(
     let scene = stage.scene();
     for (number, attack) in ATTACKS.iter().cycle().enumerate() {
         let outcome = tokio::select! {
-            outcome = scene.attack(attack) => outcome?,
+            outcome = scene.attack(attack) => outcome,
             () = stop.asked() => return Ok(()),
         };
         board.add(stage.begun.elapsed(), attack, &outcome);
@@ -79,23 +79,23 @@ struct Live<'a> {
 
 /// What the loop goes on with.
 enum Turn {
-    Attacked(&'static Attack, Result<Outcome, Failure>),
+    Attacked(&'static Attack, Outcome),
     Pressed(Key),
     Tick,
     Stop,
 }
 
 impl<'a> Live<'a> {
-    fn new(stage: &'a Stage, board: Board, screen: Screen) -> Result<Live<'a>, Failure> {
-        let shield = ShieldFile::new(stage.mesh.paths.dir.join("testudo.yaml"))?;
-        Ok(Live {
+    fn new(stage: &'a Stage, board: Board, screen: Screen) -> Live<'a> {
+        let shield = ShieldFile::new(stage.mesh.paths.dir.join("testudo.yaml"));
+        Live {
             stage,
             board,
             screen,
             shield,
             ours: None,
             last: None,
-        })
+        }
     }
 
     async fn run(mut self, traffic: &Traffic, stop: &mut Stop) -> Result<(), Failure> {
@@ -120,7 +120,6 @@ impl<'a> Live<'a> {
                 match turn {
                     Turn::Stop | Turn::Pressed(Key::Quit) => break 'attacks,
                     Turn::Attacked(attack, outcome) => {
-                        let outcome = outcome?;
                         self.board.add(self.stage.begun.elapsed(), attack, &outcome);
                         self.last = Some((attack, outcome));
                         next_at = Some(Instant::now() + BETWEEN_ATTACKS);

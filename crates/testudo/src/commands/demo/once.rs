@@ -56,7 +56,6 @@ pub(super) async fn play(
             cut_short = true;
             break;
         };
-        let outcome = outcome?;
         board.add(stage.begun.elapsed(), attack, &outcome);
         if table {
             terminal::line(&board.last_row(style))?;

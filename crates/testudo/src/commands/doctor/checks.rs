@@ -255,7 +255,7 @@ fn authority(mesh: &Mesh) -> Vec<Finding> {
 fn exposure(mesh: &Mesh) -> Finding {
     let mut exposed = Vec::new();
     for proxy in &mesh.proxies {
-        for member in ["admin", "outbound"] {
+        for member in ["admin", "outbound", "app"] {
             let address = text(proxy, member);
             if !address.starts_with("unix:")
                 && let Ok(address) = address.parse::<std::net::SocketAddr>()
@@ -273,7 +273,7 @@ fn exposure(mesh: &Mesh) -> Finding {
         )
     } else {
         Finding::new(Level::Bad, "ports", exposed.join("; "))
-            .hint("bind --admin and --outbound to loopback")
+            .hint("bind --admin and --outbound to loopback, and applications to loopback or Unix sockets: who reaches them goes around their sidecars")
     }
 }
 

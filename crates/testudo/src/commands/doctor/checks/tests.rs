@@ -52,6 +52,10 @@ fn each_trouble_is_found() {
         ["workloads"]
     );
     assert_eq!(
+        set(&|mesh| mesh.proxies[0]["app"] = json!("10.0.0.1:80")),
+        ["ports"]
+    );
+    assert_eq!(
         set(&|mesh| mesh.proxies[0]["admin"] = json!("0.0.0.0:1")),
         ["ports"]
     );
