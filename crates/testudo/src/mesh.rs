@@ -152,7 +152,33 @@ impl Mesh {
             self.start_application(&workload);
         }
         self.wait(deadline, |_| true).await?;
+        self.wait_in_sync(deadline).await?;
         self.save_root_certificate().await
+    }
+
+    /// A proxy that was here before is ready at once, with what it enforced last; the newest revision follows.
+    async fn wait_in_sync(&self, deadline: Instant) -> Result<(), Failure> {
+        let Some(api) = &self.api else { return Ok(()) };
+        let proxies = self
+            .parts
+            .values()
+            .filter(|part| matches!(part.kind, Kind::Gateway | Kind::Sidecar))
+            .count();
+        loop {
+            let status = api.get("status").await?;
+            let in_sync = status.pointer("/proxies/in_sync").and_then(Value::as_u64);
+            if in_sync.is_some_and(|count| usize::try_from(count).unwrap_or(0) >= proxies) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(
+                    Failure::new("not every proxy took the newest revision in time")
+                        .at(self.paths.state.join("logs").display())
+                        .hint("the proxies' logs say why"),
+                );
+            }
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     fn start_sidecar(&mut self, workload: &Workload) {

@@ -385,6 +385,51 @@ fn a_command_runs_with_its_sidecar_and_its_code_comes_back() {
 }
 
 #[test]
+fn a_demo_in_a_kept_folder_uses_its_new_keys_and_fails_when_attacks_pass() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("shop");
+    let demo = || {
+        testudo_in(
+            dir.path(),
+            &[
+                "demo",
+                "--once",
+                "--dir",
+                folder.to_str().unwrap(),
+                "-o",
+                "json",
+            ],
+        )
+    };
+    let first = demo();
+    assert!(first.status.success(), "{}", text(&first));
+    // The proxies' state is kept, the issuer's key is new: what they enforced last must not count.
+    let yaml = folder.join("testudo.yaml");
+    let original = std::fs::read_to_string(&yaml).unwrap();
+    let app = "    app: [unix:.testudo/run/orders.sock]";
+    std::fs::write(
+        &yaml,
+        original.replace(app, &format!("    mode: report\n{app}")),
+    )
+    .unwrap();
+    let second = demo();
+    assert_eq!(second.status.code(), Some(1), "{}", text(&second));
+    let account: Value = serde_json::from_slice(&second.stdout).unwrap();
+    assert_eq!(account["ok"], false);
+    assert_eq!(account["honest"]["denied"], 0, "{account:#}");
+    let attacks = account["attacks"].as_array().unwrap();
+    let passed = attacks
+        .iter()
+        .find(|attack| attack["name"] == "others-order")
+        .unwrap();
+    assert_eq!(
+        (&passed["ok"], &passed["status"]),
+        (&false.into(), &200.into()),
+        "{passed:#}"
+    );
+}
+
+#[test]
 fn the_demo_accounts_for_every_attack() {
     let begun = Instant::now();
     let output = testudo_in(Path::new("."), &["demo", "--once", "-o", "json"]);
