@@ -386,25 +386,18 @@ fn a_command_runs_with_its_sidecar_and_its_code_comes_back() {
 
 #[test]
 fn a_demo_in_a_kept_folder_uses_its_new_keys_and_fails_when_attacks_pass() {
-    let dir = tempfile::tempdir().unwrap();
-    let folder = dir.path().join("shop");
+    // With ports of its own: those of a folder that is kept may be taken by the next time.
+    let folder = shop();
     let demo = || {
         testudo_in(
-            dir.path(),
-            &[
-                "demo",
-                "--once",
-                "--dir",
-                folder.to_str().unwrap(),
-                "-o",
-                "json",
-            ],
+            folder.path(),
+            &["demo", "--once", "--dir", ".", "-o", "json"],
         )
     };
     let first = demo();
     assert!(first.status.success(), "{}", text(&first));
     // The proxies' state is kept, the issuer's key is new: what they enforced last must not count.
-    let yaml = folder.join("testudo.yaml");
+    let yaml = folder.path().join("testudo.yaml");
     let original = std::fs::read_to_string(&yaml).unwrap();
     let app = "    app: [unix:.testudo/run/orders.sock]";
     std::fs::write(
@@ -414,7 +407,8 @@ fn a_demo_in_a_kept_folder_uses_its_new_keys_and_fails_when_attacks_pass() {
     .unwrap();
     let second = demo();
     assert_eq!(second.status.code(), Some(1), "{}", text(&second));
-    let account: Value = serde_json::from_slice(&second.stdout).unwrap();
+    let account: Value =
+        serde_json::from_slice(&second.stdout).unwrap_or_else(|_| panic!("{}", text(&second)));
     assert_eq!(account["ok"], false);
     assert_eq!(account["honest"]["denied"], 0, "{account:#}");
     let attacks = account["attacks"].as_array().unwrap();
