@@ -14,8 +14,9 @@ build:
 	@$(CARGO) build --workspace --bins
 
 ## Everything that CI checks: format, lints, unit, integration and end-to-end tests on real sockets.
+# All targets at once: one set of features for lints, the sample services and tests, so that nothing is built twice.
 test: check-tools fmt lint
-	@$(CARGO) build --workspace --bins
+	@$(CARGO) build --workspace --all-targets
 	@$(CARGO) test --workspace --no-fail-fast
 
 fmt: check-tools

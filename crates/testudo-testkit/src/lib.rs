@@ -12,6 +12,7 @@
 
 pub mod client;
 pub mod pki;
+pub mod ports;
 pub mod upstream;
 pub mod users;
 
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 pub use client::{Client, Reply};
 pub use pki::Pki;
+pub use ports::free_port;
 pub use upstream::{Recorded, Upstream};
 pub use users::Users;
 

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::failure::{Failure, OrFail as _};
 
@@ -91,19 +92,21 @@ fn with_free_ports(yaml: &str) -> Result<String, Failure> {
 }
 
 fn free_or_other(port: u16) -> Result<u16, Failure> {
-    let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
-    let listener = bind(port)
-        .or_else(|_| bind(0))
-        .or_fail(|| "there is no free port on loopback")?;
-    let address = listener
-        .local_addr()
-        .or_fail(|| "there is no free port on loopback")?;
-    Ok(address.port())
+    if is_free(port) { Ok(port) } else { free_port() }
 }
 
-/// A port that nobody listens on.
+fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+/// A port that nobody listens on, never the same one twice. Not one that the system would choose:
+/// that could be given to another of the demo's processes before it is used.
 pub(crate) fn free_port() -> Result<u16, Failure> {
-    free_or_other(0)
+    static NEXT: AtomicU16 = AtomicU16::new(18_000);
+    std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed))
+        .take(2_000)
+        .find(|port| is_free(*port))
+        .ok_or_else(|| Failure::new("there is no free port on loopback between 18000 and 20000"))
 }
 
 #[cfg(test)]

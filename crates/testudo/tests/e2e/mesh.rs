@@ -1,12 +1,13 @@
 //! A real mesh on loopback: `testudo up` of the real binary in a folder of its own.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+pub use testudo_testkit::free_port;
 
 use crate::http::{Response, Target, client_config};
 
@@ -20,15 +21,6 @@ pub struct Mesh {
     pub gateway: SocketAddr,
     pub roots_pem: String,
     child: Child,
-}
-
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }
 
 /// Writes a bundle's files into `dir`.
