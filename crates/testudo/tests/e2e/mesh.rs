@@ -21,6 +21,8 @@ pub struct Mesh {
     pub gateway: SocketAddr,
     pub roots_pem: String,
     child: Child,
+    /// Ends `child` when this process ends without dropping the mesh: a static is never dropped.
+    watchdog: Child,
 }
 
 /// Writes a bundle's files into `dir`.
@@ -101,6 +103,7 @@ impl Mesh {
             api,
             token,
             roots_pem: String::new(),
+            watchdog: watchdog(child.id(), dir.path()),
             child,
             dir,
         };
@@ -250,6 +253,8 @@ impl Mesh {
 
 impl Drop for Mesh {
     fn drop(&mut self) {
+        let _ = self.watchdog.kill();
+        let _ = self.watchdog.wait();
         if self.child.try_wait().ok().flatten().is_none() {
             signal(self.child.id(), "TERM");
             let start = Instant::now();
@@ -266,6 +271,19 @@ impl Drop for Mesh {
             eprintln!("testudo up said:\n{log}\n{}", logs(self.dir.path()));
         }
     }
+}
+
+/// Waits for the end of this process (its end of the pipe closes), then ends `pid` and removes its folder.
+fn watchdog(pid: u32, dir: &Path) -> Child {
+    let script = "cat >/dev/null; kill -TERM $0; for i in $(seq 100); do kill -0 $0 2>/dev/null || break; sleep 0.1; done; rm -rf \"$1\"";
+    Command::new("sh")
+        .args(["-c", script, &pid.to_string()])
+        .arg(dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 /// Sends a signal to one process.
