@@ -10,7 +10,7 @@ use testudo_identity::{
 };
 use testudo_model::mesh::{Identity, JoinRequest};
 
-use crate::store::{JoinGrant, StoreError, StoredProxy};
+use crate::store::{Audit, JoinGrant, StoreError, StoredProxy};
 use crate::{Control, unix_now};
 
 /// An SVID that ended may still renew for so long (seconds; DESIGN §6).
@@ -117,12 +117,12 @@ impl Control {
             expires,
         };
         self.store.drop_expired_join_tokens(unix_now())?;
-        self.store.add_join_token(&token.hash(), &grant)?;
-        self.store.audit(
-            "admin",
-            "join_token.issued",
-            &format!("{} {}", role.word(), role.service()),
-        )?;
+        let audit = Audit {
+            actor: "admin",
+            action: "join_token.issued",
+            detail: &format!("{} {}", role.word(), role.service()),
+        };
+        self.store.add_join_token(&token.hash(), &grant, audit)?;
         Ok((token.to_text().to_string(), expires))
     }
 
@@ -280,7 +280,7 @@ impl Control {
             .map(|root| root.to_vec())
             .collect();
         drop(authority);
-        self.store.put_proxy(&StoredProxy {
+        let proxy = StoredProxy {
             name: name.clone(),
             role,
             service,
@@ -288,9 +288,13 @@ impl Control {
             not_after: issued.not_after,
             serial: issued.serial.clone(),
             joined,
-        })?;
-        self.store
-            .audit(&name, "identity.issued", &format!("{id} {}", issued.serial))?;
+        };
+        let audit = Audit {
+            actor: &name,
+            action: "identity.issued",
+            detail: &format!("{id} {}", issued.serial),
+        };
+        self.store.put_proxy(&proxy, audit)?;
         Ok(Identity {
             proxy: name,
             spiffe_id: id.as_str().into(),

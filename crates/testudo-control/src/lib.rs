@@ -27,7 +27,7 @@ use testudo_policy::diagnostic::Diagnostic;
 use crate::decisions::Decisions;
 use crate::fleet::Fleet;
 use crate::revisions::{Applied, ApplyError, Revisions};
-use crate::store::{Store, StoreError, StoredRevocation, StoredTokenKey};
+use crate::store::{Audit, Store, StoreError, StoredRevocation, StoredTokenKey};
 
 pub use issue::{IssueError, JoinTokenError};
 pub use run::{ControlError, ControlOptions, run};
@@ -108,12 +108,12 @@ impl Control {
     /// # Errors
     /// When the store cannot be written; nothing is revoked then.
     pub fn revoke(&self, entry: &StoredRevocation) -> Result<u64, StoreError> {
-        let serial = self.store.add_revocation(entry)?;
-        self.store.audit(
-            "admin",
-            "revocation.added",
-            &format!("{} {} {}", entry.kind, entry.value, entry.reason),
-        )?;
+        let audit = Audit {
+            actor: "admin",
+            action: "revocation.added",
+            detail: &format!("{} {} {}", entry.kind, entry.value, entry.reason),
+        };
+        let serial = self.store.add_revocation(entry, audit)?;
         self.spread_revocations()?;
         if entry.kind == "workload" {
             let revoked = self.store.proxies()?;
@@ -194,6 +194,7 @@ impl Control {
 pub(crate) fn describe(error: &ApplyError) -> String {
     match error {
         ApplyError::Refused(list) => first_of(list),
+        ApplyError::Store(error) => store::with_cause(error),
         other => other.to_string(),
     }
 }

@@ -14,7 +14,7 @@ use testudo_policy::config::Config;
 use testudo_policy::diagnostic::Diagnostic;
 
 use crate::fleet::Fleet;
-use crate::store::{Store, StoreError, StoredRevision};
+use crate::store::{Audit, Store, StoreError, StoredRevision};
 
 /// How many operations each service has.
 pub type Operations = BTreeMap<Arc<str>, usize>;
@@ -139,6 +139,11 @@ impl Revisions {
         note: &str,
     ) -> Result<Applied, ApplyError> {
         let mut newest = self.lock_newest();
+        // Read anew: a commit that ended in an I/O error may have been kept all the same.
+        *newest = self
+            .store
+            .newest_revision()?
+            .map(|(number, stored)| (number, stored.digest));
         let (config, operations, warnings) = compile(&bundle).map_err(ApplyError::Refused)?;
         let parts = bundle.manifest_parts();
         let digest = newest.as_ref().map(|(_, digest)| digest.as_str());
@@ -165,14 +170,14 @@ impl Revisions {
         }
         let (stored, manifest) = self.sign(parts, newest.as_ref(), actor, note)?;
         let contents = contents(&manifest.parts, &bundle);
-        self.store
-            .add_revision(manifest.number, digest, &stored, &contents)?;
-        *newest = Some((manifest.number, stored.digest.clone()));
-        self.store.audit(
+        let audit = Audit {
             actor,
-            "revision.applied",
-            &format!("{} {} {note}", manifest.number, stored.digest),
-        )?;
+            action: "revision.applied",
+            detail: &format!("{} {} {note}", manifest.number, stored.digest),
+        };
+        self.store
+            .add_revision(manifest.number, digest, &stored, &contents, audit)?;
+        *newest = Some((manifest.number, stored.digest.clone()));
         let applied = Applied {
             number: manifest.number,
             digest: stored.digest.clone(),

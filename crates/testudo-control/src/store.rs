@@ -6,9 +6,9 @@
 //! change or none of it.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 use testudo_model::Manifest;
 
@@ -154,10 +154,30 @@ pub struct AuditEntry {
     pub hash: String,
 }
 
+/// What the audit log says of a change; kept in the same transaction as the change.
+#[derive(Clone, Copy, Debug)]
+pub struct Audit<'a> {
+    /// Who: `admin`, `files`, or a proxy's name.
+    pub actor: &'a str,
+    /// What: `revision.applied`, `identity.issued`, `revocation.added`, `join_token.issued`.
+    pub action: &'a str,
+    /// About what.
+    pub detail: &'a str,
+}
+
 /// The store. Cheap to clone; safe to use from several threads.
 #[derive(Clone)]
 pub struct Store {
-    database: Arc<Database>,
+    inner: Arc<Inner>,
+}
+
+/// Opens the database; again after each I/O error.
+type Opener = Box<dyn Fn() -> Result<Database, StoreError> + Send + Sync>;
+
+struct Inner {
+    open: Opener,
+    /// `None` after an I/O error, until it could be opened again.
+    database: RwLock<Option<Database>>,
 }
 
 impl Store {
@@ -166,23 +186,67 @@ impl Store {
     /// # Errors
     /// [`StoreError::Open`] when the file is unreadable, damaged or in use.
     pub fn open(path: &Path) -> Result<Store, StoreError> {
-        let database = redb::Builder::new()
-            .set_cache_size(CACHE_BYTES)
-            .create(path)
-            .map_err(|source| StoreError::Open {
-                path: path.display().to_string(),
-                source,
-            })?;
+        let path = path.to_owned();
+        Store::with_opener(Box::new(move || open_file(&path)))
+    }
+
+    fn with_opener(open: Opener) -> Result<Store, StoreError> {
+        let database = RwLock::new(Some(open()?));
         let store = Store {
-            database: Arc::new(database),
+            inner: Arc::new(Inner { open, database }),
         };
         store.create_tables()?;
         Ok(store)
     }
 
+    /// Runs one transaction. After an I/O error (a full disk) redb refuses everything until the file
+    /// is opened again, which also undoes what was half written; so that is done, and the store works
+    /// again as soon as the disk does. `run` may run twice, never after it committed.
+    fn transact<T>(
+        &self,
+        action: &'static str,
+        run: impl Fn(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        match self.attempt(&run) {
+            Some(Err(redb::Error::PreviousIo)) | None => self.reopen()?,
+            Some(Err(error @ redb::Error::Io(_))) => {
+                // The answer is this error; the next caller finds a store that was opened anew.
+                if let Err(error) = self.reopen() {
+                    tracing::error!(error = %with_cause(&error), "the store cannot be opened again yet");
+                }
+                return Err(access(action)(error));
+            }
+            Some(outcome) => return outcome.map_err(access(action)),
+        }
+        let outcome = self.attempt(&run).unwrap_or(Err(redb::Error::PreviousIo));
+        outcome.map_err(access(action))
+    }
+
+    fn attempt<T>(
+        &self,
+        run: &impl Fn(&Database) -> Result<T, redb::Error>,
+    ) -> Option<Result<T, redb::Error>> {
+        let database = self.inner.database.read();
+        let database = database.unwrap_or_else(PoisonError::into_inner);
+        database.as_ref().map(run)
+    }
+
+    fn reopen(&self) -> Result<(), StoreError> {
+        let mut database = self
+            .inner
+            .database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        // The old one holds the lock of the file, so it goes first.
+        *database = None;
+        *database = Some((self.inner.open)()?);
+        tracing::warn!("the store was opened again after an I/O error");
+        Ok(())
+    }
+
     fn create_tables(&self) -> Result<(), StoreError> {
-        let run = || -> Result<(), redb::Error> {
-            let write = self.database.begin_write()?;
+        let run = |database: &Database| -> Result<(), redb::Error> {
+            let write = database.begin_write()?;
             write.open_table(REVISIONS)?;
             write.open_table(PARTS)?;
             write.open_table(JOIN_TOKENS)?;
@@ -193,7 +257,7 @@ impl Store {
             write.commit()?;
             Ok(())
         };
-        run().map_err(access("make its tables"))
+        self.transact("make its tables", run)
     }
 
     /// Adds a revision with the parts that are new, if `parent` is still the newest one.
@@ -206,11 +270,12 @@ impl Store {
         parent: Option<&str>,
         revision: &StoredRevision,
         parts: &[(String, Arc<[u8]>)],
+        audit: Audit<'_>,
     ) -> Result<(), StoreError> {
         let encoded = encode("revision", revision)?;
         // The comparison stands in the write transaction: redb runs those one at a time.
-        let run = || -> Result<Option<String>, redb::Error> {
-            let write = self.database.begin_write()?;
+        let run = |database: &Database| -> Result<Option<String>, redb::Error> {
+            let write = database.begin_write()?;
             {
                 let mut revisions = write.open_table(REVISIONS)?;
                 let last = revisions.last()?.map(|(_, bytes)| bytes.value().to_vec());
@@ -226,10 +291,11 @@ impl Store {
                 }
                 revisions.insert(number, encoded.as_slice())?;
             }
+            append(&write, audit)?;
             write.commit()?;
             Ok(None)
         };
-        match run().map_err(access("add the revision"))? {
+        match self.transact("add the revision", run)? {
             None => Ok(()),
             Some(newest) => Err(StoreError::Conflict {
                 newest,
@@ -242,13 +308,13 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub fn newest_revision(&self) -> Result<Option<(u64, StoredRevision)>, StoreError> {
-        let run = || -> Result<Option<(u64, Vec<u8>)>, redb::Error> {
-            let table = self.database.begin_read()?.open_table(REVISIONS)?;
+        let run = |database: &Database| -> Result<Option<(u64, Vec<u8>)>, redb::Error> {
+            let table = database.begin_read()?.open_table(REVISIONS)?;
             Ok(table
                 .last()?
                 .map(|(number, bytes)| (number.value(), bytes.value().to_vec())))
         };
-        match run().map_err(access("read revisions"))? {
+        match self.transact("read revisions", run)? {
             Some((number, bytes)) => Ok(Some((number, decode("revision", &bytes)?))),
             None => Ok(None),
         }
@@ -259,15 +325,15 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub fn revisions(&self, limit: usize) -> Result<Vec<(String, Manifest)>, StoreError> {
-        let run = || -> Result<Vec<Vec<u8>>, redb::Error> {
-            let table = self.database.begin_read()?.open_table(REVISIONS)?;
+        let run = |database: &Database| -> Result<Vec<Vec<u8>>, redb::Error> {
+            let table = database.begin_read()?.open_table(REVISIONS)?;
             let mut found = Vec::new();
             for row in table.iter()?.rev().take(limit) {
                 found.push(row?.1.value().to_vec());
             }
             Ok(found)
         };
-        let rows = run().map_err(access("read revisions"))?;
+        let rows = self.transact("read revisions", run)?;
         rows.iter()
             .map(|bytes| {
                 let revision: StoredRevision = decode("revision", bytes)?;
@@ -281,19 +347,24 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub fn part(&self, digest: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let run = || -> Result<Option<Vec<u8>>, redb::Error> {
-            let table = self.database.begin_read()?.open_table(PARTS)?;
+        let run = |database: &Database| -> Result<Option<Vec<u8>>, redb::Error> {
+            let table = database.begin_read()?.open_table(PARTS)?;
             Ok(table.get(digest)?.map(|bytes| bytes.value().to_vec()))
         };
-        run().map_err(access("read a part"))
+        self.transact("read a part", run)
     }
 
     /// Keeps the hash of a new join token.
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub fn add_join_token(&self, hash: &str, grant: &JoinGrant) -> Result<(), StoreError> {
-        self.put(JOIN_TOKENS, hash, grant, "keep the join token")
+    pub fn add_join_token(
+        &self,
+        hash: &str,
+        grant: &JoinGrant,
+        audit: Audit<'_>,
+    ) -> Result<(), StoreError> {
+        self.put(JOIN_TOKENS, hash, grant, Some(audit), "keep the join token")
     }
 
     /// Takes a join token: it can be used once, whatever then comes of it.
@@ -301,8 +372,8 @@ impl Store {
     /// # Errors
     /// When the store cannot be written; the token is then still there.
     pub fn take_join_token(&self, hash: &str) -> Result<Option<JoinGrant>, StoreError> {
-        let run = || -> Result<Option<Vec<u8>>, redb::Error> {
-            let write = self.database.begin_write()?;
+        let run = |database: &Database| -> Result<Option<Vec<u8>>, redb::Error> {
+            let write = database.begin_write()?;
             let taken = {
                 let mut table = write.open_table(JOIN_TOKENS)?;
                 table.remove(hash)?.map(|bytes| bytes.value().to_vec())
@@ -310,7 +381,7 @@ impl Store {
             write.commit()?;
             Ok(taken)
         };
-        match run().map_err(access("take the join token"))? {
+        match self.transact("take the join token", run)? {
             Some(bytes) => Ok(Some(decode("join token", &bytes)?)),
             None => Ok(None),
         }
@@ -336,20 +407,25 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub fn add_revocation(&self, revocation: &StoredRevocation) -> Result<u64, StoreError> {
+    pub fn add_revocation(
+        &self,
+        revocation: &StoredRevocation,
+        audit: Audit<'_>,
+    ) -> Result<u64, StoreError> {
         let encoded = encode("revocation", revocation)?;
-        let run = || -> Result<u64, redb::Error> {
-            let write = self.database.begin_write()?;
+        let run = |database: &Database| -> Result<u64, redb::Error> {
+            let write = database.begin_write()?;
             let serial = {
                 let mut table = write.open_table(REVOCATIONS)?;
                 let serial = table.last()?.map_or(1, |(serial, _)| serial.value() + 1);
                 table.insert(serial, encoded.as_slice())?;
                 serial
             };
+            append(&write, audit)?;
             write.commit()?;
             Ok(serial)
         };
-        run().map_err(access("add the revocation"))
+        self.transact("add the revocation", run)
     }
 
     /// The whole revocation list and its newest serial (0: empty).
@@ -357,8 +433,8 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub fn revocations(&self) -> Result<(u64, Vec<StoredRevocation>), StoreError> {
-        let run = || -> Result<Vec<(u64, Vec<u8>)>, redb::Error> {
-            let table = self.database.begin_read()?.open_table(REVOCATIONS)?;
+        let run = |database: &Database| -> Result<Vec<(u64, Vec<u8>)>, redb::Error> {
+            let table = database.begin_read()?.open_table(REVOCATIONS)?;
             let mut found = Vec::new();
             for row in table.iter()? {
                 let (serial, bytes) = row?;
@@ -366,7 +442,7 @@ impl Store {
             }
             Ok(found)
         };
-        let rows = run().map_err(access("read revocations"))?;
+        let rows = self.transact("read revocations", run)?;
         let newest = rows.last().map_or(0, |(serial, _)| *serial);
         let list = rows
             .iter()
@@ -380,7 +456,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be written.
     pub fn put_token_key(&self, key: &StoredTokenKey) -> Result<(), StoreError> {
-        self.put(TOKEN_KEYS, &key.kid, key, "keep the token key")
+        self.put(TOKEN_KEYS, &key.kid, key, None, "keep the token key")
     }
 
     /// Token keys that have not ended at `now`; the others are dropped.
@@ -403,8 +479,8 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub fn put_proxy(&self, proxy: &StoredProxy) -> Result<(), StoreError> {
-        self.put(PROXIES, &proxy.name, proxy, "keep the proxy")
+    pub fn put_proxy(&self, proxy: &StoredProxy, audit: Audit<'_>) -> Result<(), StoreError> {
+        self.put(PROXIES, &proxy.name, proxy, Some(audit), "keep the proxy")
     }
 
     /// All proxies that ever joined, by name.
@@ -419,41 +495,13 @@ impl Store {
             .collect())
     }
 
-    /// Appends to the audit log.
-    ///
-    /// # Errors
-    /// When the store cannot be written.
-    pub fn audit(&self, actor: &str, action: &str, detail: &str) -> Result<(), StoreError> {
-        let last = self.audit_entries(1)?.pop();
-        let mut entry = AuditEntry {
-            sequence: last.as_ref().map_or(1, |last| last.sequence + 1),
-            time: jiff::Timestamp::now(),
-            actor: actor.into(),
-            action: action.into(),
-            detail: detail.into(),
-            previous: last.map(|last| last.hash).unwrap_or_default(),
-            hash: String::new(),
-        };
-        entry.hash = entry_hash(&entry)?;
-        let encoded = encode("audit entry", &entry)?;
-        let run = || -> Result<(), redb::Error> {
-            let write = self.database.begin_write()?;
-            write
-                .open_table(AUDIT)?
-                .insert(entry.sequence, encoded.as_slice())?;
-            write.commit()?;
-            Ok(())
-        };
-        run().map_err(access("append to the audit log"))
-    }
-
     /// The last `limit` audit entries, oldest first.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub fn audit_entries(&self, limit: usize) -> Result<Vec<AuditEntry>, StoreError> {
-        let run = || -> Result<Vec<Vec<u8>>, redb::Error> {
-            let table = self.database.begin_read()?.open_table(AUDIT)?;
+        let run = |database: &Database| -> Result<Vec<Vec<u8>>, redb::Error> {
+            let table = database.begin_read()?.open_table(AUDIT)?;
             let mut found = Vec::new();
             for row in table.iter()?.rev().take(limit) {
                 found.push(row?.1.value().to_vec());
@@ -461,7 +509,7 @@ impl Store {
             found.reverse();
             Ok(found)
         };
-        let rows = run().map_err(access("read the audit log"))?;
+        let rows = self.transact("read the audit log", run)?;
         rows.iter()
             .map(|bytes| decode("audit entry", bytes))
             .collect()
@@ -472,16 +520,20 @@ impl Store {
         table: TableDefinition<'static, &'static str, &'static [u8]>,
         key: &str,
         value: &T,
+        audit: Option<Audit<'_>>,
         action: &'static str,
     ) -> Result<(), StoreError> {
         let encoded = encode(action, value)?;
-        let run = || -> Result<(), redb::Error> {
-            let write = self.database.begin_write()?;
+        let run = |database: &Database| -> Result<(), redb::Error> {
+            let write = database.begin_write()?;
             write.open_table(table)?.insert(key, encoded.as_slice())?;
+            if let Some(audit) = audit {
+                append(&write, audit)?;
+            }
             write.commit()?;
             Ok(())
         };
-        run().map_err(access(action))
+        self.transact(action, run)
     }
 
     fn remove(
@@ -490,13 +542,13 @@ impl Store {
         key: &str,
         action: &'static str,
     ) -> Result<(), StoreError> {
-        let run = || -> Result<(), redb::Error> {
-            let write = self.database.begin_write()?;
+        let run = |database: &Database| -> Result<(), redb::Error> {
+            let write = database.begin_write()?;
             write.open_table(table)?.remove(key)?;
             write.commit()?;
             Ok(())
         };
-        run().map_err(access(action))
+        self.transact(action, run)
     }
 
     fn all<T: for<'de> Deserialize<'de>>(
@@ -504,8 +556,8 @@ impl Store {
         table: TableDefinition<'static, &'static str, &'static [u8]>,
         action: &'static str,
     ) -> Result<Vec<(String, T)>, StoreError> {
-        let run = || -> Result<Vec<(String, Vec<u8>)>, redb::Error> {
-            let table = self.database.begin_read()?.open_table(table)?;
+        let run = |database: &Database| -> Result<Vec<(String, Vec<u8>)>, redb::Error> {
+            let table = database.begin_read()?.open_table(table)?;
             let mut found = Vec::new();
             for row in table.iter()? {
                 let (key, bytes) = row?;
@@ -513,7 +565,7 @@ impl Store {
             }
             Ok(found)
         };
-        let rows = run().map_err(access(action))?;
+        let rows = self.transact(action, run)?;
         rows.into_iter()
             .map(|(key, bytes)| Ok((key, decode(action, &bytes)?)))
             .collect()
@@ -534,10 +586,54 @@ pub fn entry_hash(entry: &AuditEntry) -> Result<String, StoreError> {
         .to_string())
 }
 
+/// Appends to the audit log as part of a change: there is neither a change without its entry nor an
+/// entry without its change, and writers cannot take the same sequence number.
+fn append(write: &WriteTransaction, audit: Audit<'_>) -> Result<(), redb::Error> {
+    let unreadable = |error: StoreError| redb::Error::Corrupted(error.to_string());
+    let mut table = write.open_table(AUDIT)?;
+    let last = table.last()?.map(|(_, bytes)| bytes.value().to_vec());
+    let last: Option<AuditEntry> = last
+        .map(|bytes| decode("audit entry", &bytes))
+        .transpose()
+        .map_err(unreadable)?;
+    let mut entry = AuditEntry {
+        sequence: last.as_ref().map_or(1, |last| last.sequence + 1),
+        time: jiff::Timestamp::now(),
+        actor: audit.actor.into(),
+        action: audit.action.into(),
+        detail: audit.detail.into(),
+        previous: last.map(|last| last.hash).unwrap_or_default(),
+        hash: String::new(),
+    };
+    entry.hash = entry_hash(&entry).map_err(unreadable)?;
+    let encoded = encode("audit entry", &entry).map_err(unreadable)?;
+    table.insert(entry.sequence, encoded.as_slice())?;
+    Ok(())
+}
+
 fn digest_of(revision: &[u8]) -> Option<String> {
     serde_json::from_slice::<StoredRevision>(revision)
         .ok()
         .map(|revision| revision.digest)
+}
+
+fn open_file(path: &Path) -> Result<Database, StoreError> {
+    redb::Builder::new()
+        .set_cache_size(CACHE_BYTES)
+        .create(path)
+        .map_err(|source| StoreError::Open {
+            path: path.display().to_string(),
+            source,
+        })
+}
+
+/// An error with its cause, in one line.
+pub fn with_cause(error: &StoreError) -> String {
+    use std::error::Error as _;
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
 }
 
 fn access(action: &'static str) -> impl FnOnce(redb::Error) -> StoreError {

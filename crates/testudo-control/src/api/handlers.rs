@@ -18,7 +18,7 @@ use super::{ApiState, OPENAPI, problem, problem_with};
 use crate::decisions::Filter;
 use crate::fleet::ProxyView;
 use crate::revisions::ApplyError;
-use crate::store::{StoreError, StoredRevocation};
+use crate::store::{StoreError, StoredRevocation, with_cause};
 
 type Api = State<Arc<ApiState>>;
 
@@ -355,11 +355,7 @@ fn timestamp(seconds: u64) -> Option<jiff::Timestamp> {
 }
 
 fn store_failed(error: &StoreError) -> Response {
-    use std::error::Error as _;
-    let detail = match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    };
+    let detail = with_cause(error);
     tracing::error!(detail, "the store failed");
     problem(StatusCode::INSUFFICIENT_STORAGE, "store.failed", &detail)
 }

@@ -314,7 +314,9 @@ fn dropped(mesh: &Mesh) -> Finding {
         Finding::new(
             Level::Warning,
             "decisions",
-            format!("{dropped} did not reach the control plane; proxies' own logs have them"),
+            format!(
+                "{dropped} did not reach the control plane; proxies' own decisions.jsonl have those that the disk could take"
+            ),
         )
     }
 }
