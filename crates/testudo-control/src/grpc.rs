@@ -279,6 +279,7 @@ fn receive(
                 .acknowledge(id, ack.revision, ack.digest, error);
         }
         Message::Seen(seen) => control.fleet.seen(id, seen.sequence),
+        Message::Found(_) | Message::Windows(_) | Message::ModeChanged(_) => {}
         Message::TokenKey(key) => take_token_key(control, id, proven, name, key)?,
         Message::Events(events) => {
             control.decisions.count_dropped(events.dropped);

@@ -107,6 +107,9 @@ pub struct Event {
     pub request_id: String,
     /// W3C trace id, 32 hex digits.
     pub trace_id: String,
+    /// The trace id is a guess: the application passed none on, and worked on one request only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub trace_guessed: bool,
     /// The proxy's name, for example `gateway-1`.
     pub proxy: String,
     /// Edge or mesh.
@@ -121,6 +124,12 @@ pub struct Event {
     pub roles: Vec<String>,
     /// The client's address at the edge; inside, the one that the gateway saw where it is known.
     pub source_ip: Option<IpAddr>,
+    /// Which credential came, right or wrong: 16 hex digits of its BLAKE3 hash. Never the credential.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
+    /// `User-Agent` at the edge, cut to 128 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
     /// The service that was called.
     pub service: Option<String>,
     /// `SERVICE:OPERATION`.

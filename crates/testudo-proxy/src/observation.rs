@@ -134,6 +134,7 @@ impl Observation {
                 .unwrap_or_default(),
             request_id: self.ids.request_id.to_string(),
             trace_id: self.ids.trace_id.to_string(),
+            trace_guessed: false,
             proxy: self.core.shared.name().to_string(),
             hop: match self.side {
                 Side::Edge => Hop::Edge,
@@ -148,6 +149,8 @@ impl Observation {
                 .flat_map(|roles| roles.iter().map(owned))
                 .collect(),
             source_ip: record.source_ip,
+            credential: None,
+            agent: None,
             service: record.service.as_ref().map(owned),
             operation: record.operation.as_ref().map(owned),
             method: std::mem::take(&mut self.method),

@@ -171,7 +171,7 @@ impl Session {
             Some(Message::Trust(trust)) => take_trust(context, trust),
             Some(Message::Fleet(fleet)) => take_fleet(context, &fleet),
             // A newer control; what it means, this proxy need not know.
-            None => {}
+            Some(Message::Find(_) | Message::Containments(_) | Message::Modes(_)) | None => {}
         }
         self.send(from_proxy::Message::Seen(mesh::Seen {
             sequence: message.sequence,
