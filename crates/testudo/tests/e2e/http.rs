@@ -86,6 +86,11 @@ impl Target {
     pub fn connect(&self) -> std::io::Result<Box<dyn Stream>> {
         let stream = TcpStream::connect_timeout(&self.address, Duration::from_secs(5))?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        self.over(stream)
+    }
+
+    /// The same over a connection that stands already.
+    pub fn over(&self, stream: TcpStream) -> std::io::Result<Box<dyn Stream>> {
         stream.set_nodelay(true)?;
         match &self.tls {
             None => Ok(Box::new(stream)),

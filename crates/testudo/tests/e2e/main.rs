@@ -15,5 +15,7 @@ mod http;
 mod issuer;
 mod lifecycle;
 mod mesh;
+mod outbound;
 mod reasons;
 mod upstream;
+mod wide;

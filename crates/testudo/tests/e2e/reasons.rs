@@ -462,13 +462,16 @@ fn authz_caller() {
     // front's own application calls inner; no policy lets front do so. Its token is one that front received.
     assert_eq!(world.get("/front/x", Some(&world.alice())).status, 200);
     let token = world.front.last().header("txn-token").unwrap().to_string();
-    let response =
-        world
-            .own_outbound("front")
-            .send("GET", "inner.mesh", "/x", &[("txn-token", &token)], b"");
+    let response = world.mesh.own_outbound("front-1").send(
+        "GET",
+        "inner.mesh",
+        "/x",
+        &[("txn-token", &token)],
+        b"",
+    );
     world.denied(&response, 403, "authz.caller");
     // A token that front never received does not leave its sidecar.
-    let response = world.own_outbound("front").send(
+    let response = world.mesh.own_outbound("front-1").send(
         "GET",
         "inner.mesh",
         "/x",
@@ -478,11 +481,13 @@ fn authz_caller() {
     world.denied(&response, 401, "authn.invalid");
     // Without a user the user question comes first.
     let response = world
-        .own_outbound("front")
+        .mesh
+        .own_outbound("front-1")
         .send("GET", "inner.mesh", "/x", &[], b"");
     world.denied(&response, 401, "authn.missing");
     let response = world
-        .own_outbound("front")
+        .mesh
+        .own_outbound("front-1")
         .send("GET", "nobody.mesh", "/x", &[], b"");
     world.denied(&response, 404, "route.none");
 }
@@ -650,68 +655,4 @@ fn testudo_testkit_root() -> String {
     )
     .unwrap();
     testudo_identity::pem::encode_certificates(authority.trust().roots())
-}
-
-impl World {
-    /// The outbound port of a service, as its own application uses it.
-    fn own_outbound(&self, service: &str) -> Outbound {
-        let outbound = self.mesh.sidecar(service)["outbound"]
-            .as_str()
-            .unwrap()
-            .parse()
-            .unwrap();
-        let name = self.mesh.sidecar(service)["name"]
-            .as_str()
-            .unwrap()
-            .to_string();
-        let secret = find(self.mesh.dir.path(), &name, "outbound.secret");
-        Outbound {
-            target: Target::plain(outbound),
-            secret,
-        }
-    }
-}
-
-struct Outbound {
-    target: Target,
-    secret: String,
-}
-
-impl Outbound {
-    /// As a client with `HTTP_PROXY=http://testudo:SECRET@…` sends it.
-    fn send(
-        &self,
-        method: &str,
-        host: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: &[u8],
-    ) -> Response {
-        use base64::Engine as _;
-        let basic = base64::prelude::BASE64_STANDARD.encode(format!("testudo:{}", self.secret));
-        let basic = format!("Basic {basic}");
-        let mut all = vec![("proxy-authorization", basic.as_str())];
-        all.extend_from_slice(headers);
-        self.target
-            .send(method, host, &format!("http://{host}{path}"), &all, body)
-    }
-}
-
-/// The content of the file `name` in the state folder of a proxy.
-fn find(dir: &std::path::Path, proxy: &str, name: &str) -> String {
-    let mut folders = vec![dir.join(".testudo")];
-    while let Some(folder) = folders.pop() {
-        for path in std::fs::read_dir(&folder)
-            .unwrap()
-            .flatten()
-            .map(|entry| entry.path())
-        {
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.ends_with(name) && path.to_string_lossy().contains(proxy) {
-                return std::fs::read_to_string(path).unwrap().trim().to_string();
-            }
-        }
-    }
-    panic!("{proxy} has no {name}");
 }
