@@ -5,6 +5,7 @@
 //! channel towards the control plane. A request never waits for any of this, and none of it panics or
 //! stops when a disk is full: what is lost is counted.
 
+pub mod baseline;
 mod decision_log;
 mod escape;
 mod metrics;
