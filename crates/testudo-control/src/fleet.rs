@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use testudo_model::mesh::{
-    Addresses, Fleet as FleetMessage, FromControl, Hello, Revocations, ServiceAddresses,
+    Addresses, Find, Fleet as FleetMessage, FromControl, Hello, Revocations, ServiceAddresses,
     ServiceCount, SignedManifest, TokenKeys, Trust, from_control::Message,
 };
 use tokio::sync::{Notify, mpsc};
@@ -316,6 +316,33 @@ impl Fleet {
             .collect()
     }
 
+    /// How many proxies are connected.
+    pub fn size(&self) -> usize {
+        self.lock().connections.len()
+    }
+
+    /// Their names.
+    pub fn names(&self) -> Vec<String> {
+        self.lock().connections.keys().cloned().collect()
+    }
+
+    /// Asks every proxy what its ring keeps. Comes back with the names of those that were asked and of
+    /// those that have too much waiting already.
+    pub fn ask(&self, find: &Find) -> (Vec<String>, Vec<String>) {
+        let mut state = self.lock();
+        let (mut asked, mut busy) = (Vec::new(), Vec::new());
+        for (name, connection) in &mut state.connections {
+            // Half of the queue stays free for what a proxy must have.
+            if connection.sender.capacity() > connection.sender.max_capacity() / 2 {
+                connection.send(Message::Find(find.clone()));
+                asked.push(name.clone());
+            } else {
+                busy.push(name.clone());
+            }
+        }
+        (asked, busy)
+    }
+
     /// Ends every stream, so that proxies see at once that control stops.
     pub fn disconnect_all(&self) {
         self.lock().connections.clear();
@@ -514,6 +541,24 @@ mod tests {
         assert!(drain(&mut first).contains(&told));
         fleet.disconnect(&renewed);
         assert!(drain(&mut first).contains(&Message::Addresses(Addresses::default())));
+    }
+
+    #[test]
+    fn a_question_never_costs_a_proxy_its_stream() {
+        let fleet = Fleet::default();
+        let (sender, mut receiver) = mpsc::channel(QUEUE);
+        fleet.connect(hello("gateway-1", ""), sender);
+        let mut asked = 0;
+        for _ in 0..QUEUE {
+            asked += fleet.ask(&Find::default()).0.len();
+        }
+        assert!((1..QUEUE).contains(&asked), "{asked}");
+        assert_eq!(fleet.ask(&Find::default()).1, ["gateway-1"]);
+        fleet.publish_manifest(SignedManifest::default());
+        assert!(matches!(
+            drain(&mut receiver).last(),
+            Some(Message::Manifest(_))
+        ));
     }
 
     #[test]

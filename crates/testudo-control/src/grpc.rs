@@ -12,7 +12,7 @@ use testudo_model::mesh::{
     EdgeChain, FromControl, FromProxy, Hello, Identity, JoinRequest, Part, PartsRequest,
     RenewRequest, TokenKey, from_proxy::Message,
 };
-use testudo_model::{Event, Hop};
+use testudo_model::{Event, Hop, Verdict};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -22,9 +22,13 @@ use crate::fleet::{ConnectionId, QUEUE};
 use crate::listener::MeshPeer;
 use crate::revisions::may_have;
 use crate::store::StoredTokenKey;
+use crate::why::gather::Answer;
 
 /// Most events in one message that are read; a proxy that sends more is cut off.
 const EVENTS_AT_ONCE: usize = 4096;
+
+/// Most events in one answer that are read.
+const FOUND_AT_ONCE: usize = 64;
 
 /// A token key lives at most so long (seconds).
 const TOKEN_KEY_TTL: u64 = 7 * 24 * 3600;
@@ -279,7 +283,17 @@ fn receive(
                 .acknowledge(id, ack.revision, ack.digest, error);
         }
         Message::Seen(seen) => control.fleet.seen(id, seen.sequence),
-        Message::Found(_) | Message::Windows(_) | Message::ModeChanged(_) => {}
+        Message::Found(found) => {
+            let read = |json: &Vec<u8>| serde_json::from_slice::<Event>(json).ok();
+            let events = found.json.iter().take(FOUND_AT_ONCE).filter_map(read);
+            let answer = Answer {
+                events: events.filter(|event| is_own(event, proven, name)).collect(),
+                error: found.error,
+                incomplete: found.incomplete,
+            };
+            control.searches.answer(found.id, name, answer);
+        }
+        Message::Windows(_) | Message::ModeChanged(_) => {}
         Message::TokenKey(key) => take_token_key(control, id, proven, name, key)?,
         Message::Events(events) => {
             control.decisions.count_dropped(events.dropped);
@@ -314,10 +328,9 @@ fn is_own(event: &Event, proven: &Proven, name: &str) -> bool {
         "gateway" => event.hop == Hop::Edge,
         _ => {
             let own = Some(proven.service());
+            let refused_outbound = event.caller.as_deref() == own && event.verdict == Verdict::Deny;
             event.hop == Hop::Mesh
-                && (event.service.is_none()
-                    || event.service.as_deref() == own
-                    || event.caller.as_deref() == own)
+                && (event.service.is_none() || event.service.as_deref() == own || refused_outbound)
         }
     }
 }

@@ -14,6 +14,7 @@ mod listener;
 pub mod revisions;
 mod run;
 pub mod store;
+pub mod why;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -42,6 +43,8 @@ pub struct Control {
     pub decisions: Decisions,
     /// What decides.
     pub revisions: Revisions,
+    /// Questions to the proxies that wait for answers.
+    pub searches: why::gather::Searches,
     /// Where the bundle is edited.
     pub bundle_dir: PathBuf,
     /// When this process started.

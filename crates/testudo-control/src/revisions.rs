@@ -8,7 +8,9 @@ use arc_swap::ArcSwapOption;
 use testudo_identity::ManifestKey;
 use testudo_model::mesh::SignedManifest;
 use testudo_model::{Audience, Manifest, PartRef};
+use testudo_policy::api::ApiModel;
 use testudo_policy::bundle::{Bundle, BundleFile};
+use testudo_policy::cedar::Compiled;
 use testudo_policy::check::{CheckOptions, check};
 use testudo_policy::config::Config;
 use testudo_policy::diagnostic::Diagnostic;
@@ -33,6 +35,19 @@ pub struct Current {
     pub config: Config,
     /// Operations of each service, for people.
     pub operations: Operations,
+    /// The policies, for questions about them.
+    pub policies: Compiled,
+    /// The APIs that they are about.
+    pub apis: BTreeMap<Arc<str>, ApiModel>,
+}
+
+/// What a bundle without errors came to.
+struct Read {
+    config: Config,
+    operations: Operations,
+    policies: Compiled,
+    apis: BTreeMap<Arc<str>, ApiModel>,
+    warnings: Vec<Diagnostic>,
 }
 
 /// What became of a bundle that was handed in.
@@ -107,9 +122,7 @@ impl Revisions {
             let bundle = revisions.read_bundle(&manifest)?;
             *revisions.lock_newest() = Some((number, stored.digest.clone()));
             match compile(&bundle) {
-                Ok((config, operations, _)) => {
-                    revisions.publish(&stored, manifest, bundle, config, operations)
-                }
+                Ok(read) => revisions.publish(&stored, manifest, bundle, read),
                 Err(diagnostics) => tracing::error!(
                     revision = number,
                     errors = diagnostics.len(),
@@ -144,7 +157,8 @@ impl Revisions {
             .store
             .newest_revision()?
             .map(|(number, stored)| (number, stored.digest));
-        let (config, operations, warnings) = compile(&bundle).map_err(ApplyError::Refused)?;
+        let mut read = compile(&bundle).map_err(ApplyError::Refused)?;
+        let warnings = std::mem::take(&mut read.warnings);
         let parts = bundle.manifest_parts();
         let digest = newest.as_ref().map(|(_, digest)| digest.as_str());
         if let (Some(parent), found) = (parent, digest.unwrap_or("none"))
@@ -153,10 +167,10 @@ impl Revisions {
             return Err(conflict(found, parent));
         }
         if let Some(current) = self.current() {
-            if current.config.trust_domain != config.trust_domain {
+            if current.config.trust_domain != read.config.trust_domain {
                 return Err(ApplyError::TrustDomain {
                     current: current.config.trust_domain.to_string(),
-                    wanted: config.trust_domain.to_string(),
+                    wanted: read.config.trust_domain.to_string(),
                 });
             }
             if current.manifest.parts == parts {
@@ -184,7 +198,7 @@ impl Revisions {
             changed: true,
             warnings,
         };
-        self.publish(&stored, manifest, bundle, config, operations);
+        self.publish(&stored, manifest, bundle, read);
         tracing::info!(
             revision = applied.number,
             digest = applied.digest,
@@ -228,21 +242,16 @@ impl Revisions {
         ))
     }
 
-    fn publish(
-        &self,
-        stored: &StoredRevision,
-        manifest: Manifest,
-        bundle: Bundle,
-        config: Config,
-        operations: Operations,
-    ) {
+    fn publish(&self, stored: &StoredRevision, manifest: Manifest, bundle: Bundle, read: Read) {
         let current = Current {
             number: manifest.number,
             digest: stored.digest.clone(),
             manifest,
             bundle,
-            config,
-            operations,
+            config: read.config,
+            operations: read.operations,
+            policies: read.policies,
+            apis: read.apis,
         };
         self.current.store(Some(Arc::new(current)));
         self.fleet.publish_manifest(SignedManifest {
@@ -265,8 +274,8 @@ impl Revisions {
     }
 }
 
-/// Config, operations and warnings of a bundle without errors.
-fn compile(bundle: &Bundle) -> Result<(Config, Operations, Vec<Diagnostic>), Vec<Diagnostic>> {
+/// What a bundle without errors comes to; its diagnostics otherwise.
+fn compile(bundle: &Bundle) -> Result<Read, Vec<Diagnostic>> {
     let checked = check(
         bundle,
         &CheckOptions {
@@ -274,14 +283,18 @@ fn compile(bundle: &Bundle) -> Result<(Config, Operations, Vec<Diagnostic>), Vec
         },
     );
     let failed = !checked.is_ok();
-    match (checked.config, failed) {
-        (Some(config), false) => {
-            let operations = checked
-                .apis
-                .iter()
-                .map(|(service, api)| (Arc::clone(service), api.operations.len()))
-                .collect();
-            Ok((config, operations, checked.diagnostics))
+    match (checked.config, checked.policies, failed) {
+        (Some(config), Some(policies), false) => {
+            let count = |(service, api): (&Arc<str>, &ApiModel)| {
+                (Arc::clone(service), api.operations.len())
+            };
+            Ok(Read {
+                operations: checked.apis.iter().map(count).collect(),
+                config,
+                policies,
+                apis: checked.apis,
+                warnings: checked.diagnostics,
+            })
         }
         _ => Err(checked.diagnostics),
     }

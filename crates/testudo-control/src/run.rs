@@ -215,6 +215,7 @@ fn open(options: &ControlOptions) -> Result<Arc<Control>, ControlError> {
         store,
         fleet,
         decisions: Decisions::default(),
+        searches: crate::why::gather::Searches::default(),
         revisions,
         bundle_dir: options.bundle_dir.clone(),
         started: jiff::Timestamp::now(),

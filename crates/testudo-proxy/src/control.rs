@@ -20,6 +20,7 @@ use testudo_model::mesh;
 use tokio::sync::{Mutex, Notify, mpsc, watch};
 
 mod channel;
+mod finding;
 mod install;
 mod join;
 mod session;

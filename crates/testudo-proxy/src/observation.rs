@@ -134,7 +134,7 @@ impl Observation {
                 .unwrap_or_default(),
             request_id: self.ids.request_id.to_string(),
             trace_id: self.ids.trace_id.to_string(),
-            trace_guessed: false,
+            trace_guessed: self.ids.guessed,
             proxy: self.core.shared.name().to_string(),
             hop: match self.side {
                 Side::Edge => Hop::Edge,

@@ -57,6 +57,10 @@ pub(crate) async fn handle(
     }
 
     exchange.observation.ids.write(&mut head.headers);
+    // Only a sidecar reads it, and takes it off; nobody outside gets our words.
+    if matches!(permit.destination(), Destination::Service(service) if !service.plain) {
+        exchange.observation.ids.write_guess(&mut head.headers);
+    }
     let websocket = head.headers.contains_key(header::UPGRADE);
     let key = head.headers.get(header::SEC_WEBSOCKET_KEY).cloned();
     let transfer = exchange.observation.transfer.clone();

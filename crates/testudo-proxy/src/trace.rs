@@ -13,6 +13,10 @@ use crate::shared::Shared;
 
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+/// Said by a sidecar's outbound side to the inbound side of the called one: the trace is a guess. Like all
+/// of `x-testudo-` it is taken from what clients and applications send, and never reaches an application.
+const TRACE: HeaderName = HeaderName::from_static("x-testudo-trace");
+const GUESSED: HeaderValue = HeaderValue::from_static("guessed");
 
 /// Longest `x-request-id` that is kept.
 const MAX_REQUEST_ID: usize = 128;
@@ -24,6 +28,8 @@ pub(crate) struct Ids {
     pub(crate) request_id: Box<str>,
     /// Trace id, 32 lower-case hex digits.
     pub(crate) trace_id: Box<str>,
+    /// The trace id is a guess.
+    pub(crate) guessed: bool,
     /// This hop's span, 16 hex digits.
     span_id: Box<str>,
     /// Two hex digits.
@@ -36,6 +42,7 @@ impl Ids {
         Ids {
             request_id: new_request_id(),
             trace_id: hex(&random::<16>()),
+            guessed: false,
             span_id: hex(&random::<8>()),
             flags: "01".into(),
         }
@@ -50,6 +57,7 @@ impl Ids {
         if let Some(parent) = single(headers, &TRACEPARENT).and_then(Traceparent::parse) {
             ids.trace_id = parent.trace_id.into();
             ids.flags = parent.flags.into();
+            ids.guessed = single(headers, &TRACE).is_some_and(|word| GUESSED == word);
         }
         ids
     }
@@ -60,12 +68,15 @@ impl Ids {
         let fresh = Ids::new();
         let mut ids = Ids {
             request_id: fresh.request_id,
+            // An application has no say in that.
+            guessed: false,
             ..Ids::kept(headers)
         };
         if !headers.contains_key(TRACEPARENT)
             && let Some(guess) = open.only()
         {
             ids.trace_id = guess;
+            ids.guessed = true;
         }
         ids
     }
@@ -89,6 +100,14 @@ impl Ids {
         }
         if let Ok(value) = HeaderValue::from_str(&self.request_id) {
             headers.insert(REQUEST_ID_HEADER, value);
+        }
+    }
+
+    /// Tells the called sidecar that the trace is a guess. For outbound requests to the mesh, whose head
+    /// has been stripped of our words before.
+    pub(crate) fn write_guess(&self, headers: &mut HeaderMap) {
+        if self.guessed {
+            headers.insert(TRACE, GUESSED);
         }
     }
 }
@@ -279,6 +298,24 @@ mod tests {
         assert!(written.starts_with(&format!("00-{TRACE}-")) && written.ends_with("-00"));
         assert!(!written.contains("b7ad6b7169203331"));
         assert_eq!(headers["tracestate"], "a=b");
+    }
+
+    #[test]
+    fn a_guess_is_said_to_the_next_sidecar_and_not_believed_from_an_application() {
+        let open = OpenTraces::default();
+        let (high, low) = halves(TRACE);
+        open.toggle(high, low);
+        open.open.fetch_add(1, Ordering::AcqRel);
+        let mut call = headers(&[]);
+        let ids = Ids::continued(&call, &open);
+        assert_eq!((&*ids.trace_id, ids.guessed), (TRACE, true));
+        ids.write(&mut call);
+        ids.write_guess(&mut call);
+        let arrived = Ids::kept(&call);
+        assert_eq!((&*arrived.trace_id, arrived.guessed), (TRACE, true));
+        // The application carried it on by itself: no guess, whatever it says.
+        let again = Ids::continued(&call, &open);
+        assert_eq!((&*again.trace_id, again.guessed), (TRACE, false));
     }
 
     #[test]

@@ -16,4 +16,4 @@ pub use decision_log::{DecisionLog, LogOptions};
 pub use escape::escape_for_terminal;
 pub use metrics::{ConnectionKind, Metrics};
 pub use recorder::{EventSender, Recorder, RecorderOptions};
-pub use ring::{Ring, RingOptions, RingReader};
+pub use ring::{Bounds, Hits, Ring, RingOptions, RingReader, Wanted};

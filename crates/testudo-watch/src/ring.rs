@@ -10,10 +10,13 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use memchr::memmem;
 use testudo_model::{Event, Verdict};
 
 use crate::decision_log::whole_lines;
+
+mod reader;
+
+pub use reader::{Bounds, Hits, RingReader, Wanted};
 
 /// Segments of each kind.
 const SEGMENTS: u64 = 8;
@@ -54,12 +57,6 @@ struct Track {
     written_bytes: u64,
     buffer: Vec<u8>,
     buffered_lines: u64,
-}
-
-/// Reads a ring, while it is written or not.
-#[derive(Clone, Debug)]
-pub struct RingReader {
-    folder: PathBuf,
 }
 
 const PERMIT: &str = "permit";
@@ -213,75 +210,6 @@ impl Track {
     }
 }
 
-impl RingReader {
-    /// Reads the ring in this folder, which need not be there yet.
-    pub fn new(folder: &Path) -> RingReader {
-        RingReader {
-            folder: folder.to_owned(),
-        }
-    }
-
-    /// The events of a request, oldest first.
-    ///
-    /// # Errors
-    /// A segment cannot be read.
-    pub fn find_request(&self, request_id: &str) -> io::Result<Vec<Event>> {
-        self.find(request_id, |event| event.request_id == request_id)
-    }
-
-    /// The events of a trace, oldest first.
-    ///
-    /// # Errors
-    /// A segment cannot be read.
-    pub fn find_trace(&self, trace_id: &str) -> io::Result<Vec<Event>> {
-        self.find(trace_id, |event| event.trace_id == trace_id)
-    }
-
-    /// The newest event that was stopped, or would have been; without one, the newest at all.
-    ///
-    /// # Errors
-    /// A segment cannot be read.
-    pub fn last(&self) -> io::Result<Option<Event>> {
-        for kind in [DENY, PERMIT] {
-            for number in segments(&self.folder, kind)?.into_iter().rev() {
-                let bytes = read(&segment_path(&self.folder, kind, number))?;
-                let event = bytes
-                    .split(|byte| *byte == b'\n')
-                    .rev()
-                    .find_map(|line| serde_json::from_slice(line).ok());
-                if event.is_some() {
-                    return Ok(event);
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    /// A plain scan: some tens of megabytes, searched only when a person asks.
-    fn find(&self, id: &str, is_wanted: impl Fn(&Event) -> bool) -> io::Result<Vec<Event>> {
-        if id.is_empty() {
-            return Ok(Vec::new());
-        }
-        let needle = memmem::Finder::new(id);
-        let mut found: Vec<Event> = Vec::new();
-        for kind in [DENY, PERMIT] {
-            for number in segments(&self.folder, kind)? {
-                let bytes = read(&segment_path(&self.folder, kind, number))?;
-                if needle.find(&bytes).is_none() {
-                    continue;
-                }
-                let lines = bytes.split(|byte| *byte == b'\n');
-                let candidates = lines.filter(|line| needle.find(line).is_some());
-                // Half a line, or one of another version, is none.
-                let events = candidates.filter_map(|line| serde_json::from_slice(line).ok());
-                found.extend(events.filter(&is_wanted));
-            }
-        }
-        found.sort_by_key(|event| event.time);
-        Ok(found)
-    }
-}
-
 fn segment_path(folder: &Path, kind: &str, number: u64) -> PathBuf {
     folder.join(format!("{kind}-{number:012}.jsonl"))
 }
@@ -304,14 +232,6 @@ fn segments(folder: &Path, kind: &str) -> io::Result<Vec<u64>> {
     }
     numbers.sort_unstable();
     Ok(numbers)
-}
-
-/// A segment that was deleted meanwhile is empty.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    match std::fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        outcome => outcome,
-    }
 }
 
 #[cfg(test)]
@@ -360,7 +280,7 @@ pub(crate) mod tests {
         }
     }
 
-    fn open(folder: &Path, bytes: u64) -> Ring {
+    pub(super) fn open(folder: &Path, bytes: u64) -> Ring {
         let options = RingOptions {
             permit_bytes: bytes,
             denial_bytes: bytes,
@@ -380,16 +300,11 @@ pub(crate) mod tests {
         let found = reader.find_request("b").unwrap();
         assert_eq!(found, [event("b", Verdict::Deny)]);
         assert_eq!(found[0].checks.len(), 1);
-        assert_eq!(reader.find_trace("trace-of-a").unwrap().len(), 1);
-        assert_eq!(reader.last().unwrap().unwrap().request_id, "b");
+        let trace = Wanted::Trace("trace-of-a");
+        let hits = reader.search(trace, Bounds::default()).unwrap();
+        assert_eq!(hits.events.len(), 1);
         assert!(reader.find_request("trace-of-a").unwrap().is_empty());
         assert!(reader.find_request("").unwrap().is_empty());
-        assert!(
-            RingReader::new(Path::new("/nowhere"))
-                .last()
-                .unwrap()
-                .is_none()
-        );
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
+use super::finding::Finder;
 use super::join::{self, JoinError, certificates};
 use super::{Context, Pipes, status_text, text_of};
 use crate::addresses::Addresses;
@@ -64,6 +65,7 @@ pub(super) struct Session {
     before: Arc<Addresses>,
     /// What control said last, while old addresses are still kept beside it.
     pending: RefCell<Option<mesh::Addresses>>,
+    finder: Finder,
 }
 
 impl Session {
@@ -86,6 +88,7 @@ impl Session {
             opened: Instant::now(),
             before: context.shared.installed.addresses.load_full(),
             pending: RefCell::new(None),
+            finder: Finder::new(context),
         };
         Ok(session)
     }
@@ -170,8 +173,10 @@ impl Session {
             Some(Message::Revocations(list)) => take_revocations(context, &list),
             Some(Message::Trust(trust)) => take_trust(context, trust),
             Some(Message::Fleet(fleet)) => take_fleet(context, &fleet),
+            // Answered when it is found; the stream goes on meanwhile.
+            Some(Message::Find(find)) => self.finder.find(context, find, self.up.clone()),
             // A newer control; what it means, this proxy need not know.
-            Some(Message::Find(_) | Message::Containments(_) | Message::Modes(_)) | None => {}
+            Some(Message::Containments(_) | Message::Modes(_)) | None => {}
         }
         self.send(from_proxy::Message::Seen(mesh::Seen {
             sequence: message.sequence,
@@ -189,7 +194,7 @@ impl Session {
     }
 }
 
-fn up_message(message: from_proxy::Message) -> mesh::FromProxy {
+pub(super) fn up_message(message: from_proxy::Message) -> mesh::FromProxy {
     mesh::FromProxy {
         message: Some(message),
     }
