@@ -11,6 +11,7 @@ mod routes;
 mod secrets;
 mod services;
 mod users;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -114,6 +115,7 @@ fn whole(
     services::check(config, apis, options, diagnostics);
     limits::check(config, apis, diagnostics);
     users::check(bundle, config, options, diagnostics);
+    watch::check(config, diagnostics);
     let policies = cedar::compile(bundle, config, apis, true, diagnostics);
     // Dead ends of policies that are wrong would only repeat what is wrong with them.
     if !diagnostics.has_errors() {

@@ -29,8 +29,12 @@ pub(crate) mod shape;
 mod texts;
 mod users;
 pub mod values;
+mod watch;
 
 pub use shape::did_you_mean;
+pub use watch::{
+    DetectorKnobs, Protected, Respond, Watch, Webhook, WebhookFormat, WebhookUrl, detectors,
+};
 
 /// The whole mesh.
 #[derive(Debug)]
@@ -51,6 +55,8 @@ pub struct Config {
     pub policies: Option<(String, Span)>,
     /// In the order of the bundle.
     pub limits: Vec<Limit>,
+    /// Detection and containment.
+    pub watch: Watch,
 }
 
 /// `control:`.

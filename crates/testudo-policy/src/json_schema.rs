@@ -149,6 +149,16 @@ mod tests {
             ("gateway: {routes: {path: /}}", false),
             ("gatway: {}", false),
             ("waf: {}", false),
+            (
+                "watch: {respond: contain, contain_for: 5m, max_share: 0.5%, protect: ['shop:a'], notify: [{url: '${env:H}', secret: '${env:K}'}], detectors: {scan: {paths: 5, off: true}}}",
+                true,
+            ),
+            ("watch: {respond: maybe}", false),
+            (
+                "watch: {notify: [{url: 'https://a', secret: plain}]}",
+                false,
+            ),
+            ("watch: {detectors: {scan: {objects: 5}}}", false),
             ("control: {store: embedded, limits_store: null}", true),
             ("control: {store: 'etcd://x'}", false),
             (

@@ -19,7 +19,7 @@ pub fn configuration() -> String {
         "`testudo schema > testudo.schema.json` gives editors the same. Paths are relative to the file that names \
          them and stay inside of the bundle. Unknown keys are errors; so are names that refer to nothing.\n",
     );
-    let sections: [(&str, &Object); 18] = [
+    let sections: [(&str, &Object); 21] = [
         ("The file", &ROOT),
         ("Included files (`include:`)", &INCLUDED),
         ("`control:`", &keys::CONTROL),
@@ -37,12 +37,21 @@ pub fn configuration() -> String {
         ("`api:` of a service", &keys::API),
         ("`limits[]`", &keys::LIMIT),
         ("`match:` of a limit", &keys::LIMIT_MATCH),
+        ("`watch:`", &keys::watch::WATCH),
+        ("`watch.notify[]`", &keys::watch::NOTIFY),
+        ("`watch.detectors`", &keys::watch::DETECTORS),
         ("The file of `users.api_keys`", &API_KEYS),
     ];
     for (title, object) in sections {
         section(&mut out, title, object);
     }
     section(&mut out, "`keys[]` of that file", &keys::API_KEY);
+    for detector in keys::watch::DETECTORS.keys {
+        if let Kind::Object(object) = detector.kind {
+            let title = format!("`watch.detectors.{}`", detector.name);
+            section(&mut out, &title, object);
+        }
+    }
     out
 }
 

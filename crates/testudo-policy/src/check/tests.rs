@@ -124,9 +124,79 @@ const ADDED: &[(&str, &str, &str)] = &[
         "testudo.yaml:13:1",
     ),
     (
-        "feature.absent",
-        "watch: {respond: alert}\n",
-        "testudo.yaml:13:1",
+        "value.invalid",
+        "watch: {respond: kill}\n",
+        "testudo.yaml:13:18",
+    ),
+    (
+        "value.invalid",
+        "watch: {max_share: 200%}\n",
+        "testudo.yaml:13:20",
+    ),
+    (
+        "value.invalid",
+        "watch: {max_share: '5'}\n",
+        "testudo.yaml:13:20",
+    ),
+    (
+        "value.invalid",
+        "watch: {contain_for: 1s}\n",
+        "testudo.yaml:13:22",
+    ),
+    (
+        "key.unknown",
+        "watch: {protects: []}\n",
+        "testudo.yaml:13:9",
+    ),
+    (
+        "key.unknown",
+        "watch: {detectors: {enumration: {objects: 5}}}\n",
+        "testudo.yaml:13:21",
+    ),
+    (
+        "key.unknown",
+        "watch: {detectors: {enumeration: {paths: 5}}}\n",
+        "testudo.yaml:13:35",
+    ),
+    (
+        "value.invalid",
+        "watch: {detectors: {enumeration: {objects: 0}}}\n",
+        "testudo.yaml:13:44",
+    ),
+    (
+        "ref.unknown",
+        "watch: {respond: contain, protect: [oders]}\n",
+        "testudo.yaml:13:37",
+    ),
+    (
+        "ref.unknown",
+        "watch: {respond: contain, protect: ['shap:root']}\n",
+        "testudo.yaml:13:37",
+    ),
+    (
+        "ref.unknown",
+        "watch: {respond: contain, protect: [gateway]}\n",
+        "testudo.yaml:13:37",
+    ),
+    (
+        "value.unused",
+        "watch: {protect: [orders]}\n",
+        "testudo.yaml:13:19",
+    ),
+    (
+        "value.invalid",
+        "watch: {notify: [{url: 'http://hooks.example.com/'}]}\n",
+        "testudo.yaml:13:24",
+    ),
+    (
+        "value.invalid",
+        "watch: {notify: [{url: 'https://a.test/', secret: hunter2hunter2}]}\n",
+        "testudo.yaml:13:51",
+    ),
+    (
+        "name.duplicate",
+        "watch: {notify: [{url: 'https://a.test/'}, {url: 'https://a.test/'}]}\n",
+        "testudo.yaml:13:44",
     ),
     (
         "route.unknown_service",

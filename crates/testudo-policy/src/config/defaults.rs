@@ -9,6 +9,8 @@ use testudo_guard::schema::{Strictness, Undocumented};
 use testudo_guard::snapshot::{Protocol, UserRule};
 use testudo_model::Mode;
 
+use super::{Respond, WebhookFormat};
+
 const fn loopback(port: u16) -> SocketAddr {
     SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
 }
@@ -58,6 +60,21 @@ pub const ISSUERS_MAX: usize = 100;
 /// `limits[].scope`.
 pub const LIMIT_SCOPE: LimitScope = LimitScope::Proxy;
 
+/// `watch.respond`: people first see what would be contained.
+pub const WATCH_RESPOND: Respond = Respond::Alert;
+/// `watch.contain_for`: long enough for somebody to look, short enough to be forgiven.
+pub const CONTAIN_FOR: Duration = Duration::from_mins(10);
+/// Shortest `watch.contain_for`: below, a containment ends before it has reached every proxy.
+pub const CONTAIN_FOR_MIN: Duration = Duration::from_secs(10);
+/// Longest `watch.contain_for`: what should last belongs into a policy.
+pub const CONTAIN_FOR_MAX: Duration = Duration::from_hours(24 * 7);
+/// `watch.max_share`: a mistake of a detector may not become an outage.
+pub const MAX_SHARE: f64 = 0.05;
+/// Most entries of `watch.notify`.
+pub const WEBHOOKS_MAX: usize = 16;
+/// `watch.notify[].format`.
+pub const WEBHOOK_FORMAT: WebhookFormat = WebhookFormat::Generic;
+
 /// A default as the reference and the schema show it; `None`: there is none, or it is empty.
 pub(crate) fn shown(object: &str, key: &str) -> Option<String> {
     let text = match (object, key) {
@@ -96,6 +113,16 @@ pub(crate) fn shown(object: &str, key: &str) -> Option<String> {
             Undocumented::Allow => "allow".to_owned(),
         },
         ("an API", "max_body") => format!("{}MiB", MAX_BODY >> 20),
+        ("watch", "respond") => match WATCH_RESPOND {
+            Respond::Alert => "alert".to_owned(),
+            Respond::Contain => "contain".to_owned(),
+        },
+        ("watch", "contain_for") => duration(CONTAIN_FOR),
+        ("watch", "max_share") => format!("{}%", MAX_SHARE * 100.0),
+        ("a webhook", "format") => match WEBHOOK_FORMAT {
+            WebhookFormat::Generic => "generic".to_owned(),
+            WebhookFormat::Slack => "slack".to_owned(),
+        },
         ("a limit", "scope") => match LIMIT_SCOPE {
             LimitScope::Proxy => "proxy".to_owned(),
             LimitScope::Fleet => "fleet".to_owned(),
@@ -115,6 +142,7 @@ fn strictness(of: Strictness) -> String {
 
 fn duration(of: Duration) -> String {
     match of.as_secs() {
+        seconds if seconds % 3600 != 0 && seconds % 60 == 0 => format!("{}m", seconds / 60),
         seconds if seconds % 3600 == 0 => format!("{}h", seconds / 3600),
         seconds => format!("{seconds}s"),
     }

@@ -10,7 +10,9 @@ use super::texts::{
 use Kind::{Any, Bool, Either, Integer, Later, List, Map, Null, Word};
 use Need::{Absent, Optional, Required};
 
-const fn key(name: &'static str, need: Need, kind: Kind, doc: &'static str) -> KeySpec {
+pub(crate) mod watch;
+
+pub(super) const fn key(name: &'static str, need: Need, kind: Kind, doc: &'static str) -> KeySpec {
     KeySpec {
         name,
         kind,
@@ -84,8 +86,8 @@ pub(crate) static ROOT: Object = Object {
         ),
         key(
             "watch",
-            Absent("detection and containment come later"),
-            Any,
+            Optional,
+            Kind::Object(&watch::WATCH),
             "detection and containment",
         ),
         key(
@@ -667,7 +669,8 @@ pub(crate) static API_KEY: Object = Object {
 /// Every object of the tables, for tests over all keys.
 #[cfg(test)]
 pub(crate) fn objects() -> Vec<&'static Object> {
-    vec![
+    let mut all = watch::objects();
+    all.extend([
         &ROOT,
         &INCLUDED,
         &CONTROL,
@@ -687,5 +690,6 @@ pub(crate) fn objects() -> Vec<&'static Object> {
         &LIMIT_MATCH,
         &API_KEYS,
         &API_KEY,
-    ]
+    ]);
+    all
 }

@@ -8,7 +8,8 @@ use super::fields::Fields;
 use super::keys::{INCLUDED, ROOT};
 use super::shape::{self, Kind};
 use super::{
-    Config, Control, Gateway, Limit, Service, defaults, gateway, keys, limits, services, users,
+    Config, Control, Gateway, Limit, Service, Watch, defaults, gateway, keys, limits, services,
+    users, watch,
 };
 use crate::bundle::{self, Bundle, ROOT_FILE};
 use crate::diagnostic::{Diagnostics, Span};
@@ -47,6 +48,10 @@ pub(super) fn read(bundle: &Bundle, diagnostics: &mut Diagnostics) -> Option<Con
         services: merged.services,
         policies: policies(bundle, &fields),
         limits: merged.limits,
+        watch: fields
+            .get("watch")
+            .filter(|node| node.as_map().is_some())
+            .map_or_else(Watch::default, |node| watch::read(node, diagnostics)),
     })
 }
 

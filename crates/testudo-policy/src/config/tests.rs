@@ -72,6 +72,28 @@ services:
     egress: [API.example.com:443]
     timeout: 3s
 policies: policies
+watch:
+  respond: contain
+  contain_for: 5m
+  max_share: 2.5%
+  protect: [billing, "shop:root"]
+  notify:
+    - {url: "https://hooks.example.com/mesh", secret: "${env:HOOK}"}
+    - {url: "${file:/run/secrets/slack}", format: slack}
+  detectors:
+    new_edge: {learn: 1h}
+    rate: {factor: 3, requests: 100, off: true}
+    errors: {share: 20%, requests: 5}
+    denials: {requests: 40, factor: 3}
+    latency: {factor: 4, least: 100ms}
+    volume: {bytes: 10MiB, factor: 5}
+    enumeration: {objects: 60, factor: 4}
+    scan: {paths: 12}
+    stuffing: {credentials: 9, addresses: 7}
+    token_sharing: {addresses: 5, agents: 6}
+    undocumented: {requests: 3}
+    dropped_user: {requests: 2}
+    probing: {requests: 99}
 limits:
   - {name: all, match: {service: orders, operation: createOrder, method: POST, path: /orders/}, per: "claim:tenant", rate: 5/m, burst: 7, scope: fleet}
 "#;
@@ -137,6 +159,36 @@ fn every_key_is_read_as_written() {
     assert_eq!(limit.matches.path.as_deref(), Some("/orders"));
     assert_eq!((limit.interval, limit.burst), (Duration::from_secs(12), 7));
     assert_eq!(config.limits.get(1).unwrap().rule.burst, 100);
+    every_key_of_watch_is_read_as_written(&config.watch);
+}
+
+fn every_key_of_watch_is_read_as_written(watch: &Watch) {
+    assert_eq!(watch.respond, Respond::Contain);
+    assert_eq!(watch.contain_for, Duration::from_mins(5));
+    assert!((watch.max_share - 0.025).abs() < 1e-9);
+    assert!(watch.protects("billing") && watch.protects("shop:root"));
+    assert!(!watch.protects("orders"));
+    let [hook, slack] = watch.notify.as_slice() else {
+        panic!("{:?}", watch.notify);
+    };
+    let written = WebhookUrl::Plain("https://hooks.example.com/mesh".into());
+    assert_eq!(hook.url, written);
+    assert_eq!(hook.format, WebhookFormat::Generic);
+    let environment = SecretSource::Environment("HOOK".to_owned());
+    assert_eq!(hook.secret, Some(environment));
+    let file = SecretSource::File("/run/secrets/slack".to_owned());
+    assert_eq!(slack.url, WebhookUrl::Secret(file));
+    assert_eq!((slack.format, &slack.secret), (WebhookFormat::Slack, &None));
+    let written: usize = watch.detectors.values().map(|d| d.knobs.len()).sum();
+    let known: usize = detectors().map(|(_, knobs)| knobs.len()).sum();
+    assert_eq!((watch.detectors.len(), written), (13, known));
+    assert!(watch.detectors["rate"].off && !watch.detectors["scan"].off);
+    let knob = |detector, knob| watch.detectors[detector].knobs[knob];
+    assert_eq!(knob("new_edge", "learn"), 3600.0);
+    assert_eq!(knob("errors", "share"), 0.2);
+    assert_eq!(knob("latency", "least"), 0.1);
+    assert_eq!(knob("volume", "bytes"), 10_485_760.0);
+    assert_eq!(knob("enumeration", "objects"), 60.0);
 }
 
 /// The tables and the readers cannot drift apart: `shape` refuses keys that no table has, and every key of a
@@ -148,7 +200,7 @@ fn every_key_of_the_tables_is_read() {
     for object in keys::objects() {
         for key in object.keys {
             let absent = matches!(key.need, Need::Absent(_));
-            let root = matches!(key.name, "waf" | "watch" | "rollout");
+            let root = matches!(key.name, "waf" | "rollout");
             assert!(
                 absent || root || asked.contains(&(object.title, key.name)),
                 "{} of {} is never read",

@@ -36,6 +36,36 @@ text!(
     ["1MiB", "16KiB"]
 );
 text!(
+    SHARE,
+    "a share",
+    |t| checked(values::share(t)),
+    "^[0-9]+(\\.[0-9]+)? *%$",
+    ["5%", "0.5%"]
+);
+text!(
+    PRINCIPAL,
+    "a service's name, or a user as ISSUER:ID",
+    principal,
+    "^[^ ]+$",
+    ["payments", "shop:alice"]
+);
+text!(
+    WEBHOOK,
+    "an https URL, ${file:PATH} or ${env:NAME}",
+    values::url,
+    "^(https?://|\\$\\{(env|file):)",
+    ["https://hooks.example.com/mesh", "${env:SLACK_WEBHOOK}"],
+    true
+);
+text!(
+    SECRET,
+    "${file:PATH} or ${env:NAME}",
+    reference_only,
+    "^\\$\\{(env|file):.+\\}$",
+    ["${env:HOOK_SECRET}", "${file:/run/secrets/hook}"],
+    true
+);
+text!(
     RATE,
     "a rate",
     |t| checked(values::rate(t)),
@@ -205,6 +235,25 @@ fn any_text(text: &str) -> Result<(), Invalid> {
         return Err(("it is empty".to_owned(), None));
     }
     Ok(())
+}
+
+fn principal(text: &str) -> Result<(), Invalid> {
+    let fine = |c: char| !c.is_whitespace() && !c.is_control();
+    let named = match text.split_once(':') {
+        Some((issuer, id)) => !issuer.is_empty() && !id.is_empty(),
+        None => !text.is_empty(),
+    };
+    if named && text.chars().all(fine) {
+        return Ok(());
+    }
+    let hint = "write a service's name, or ISSUER:ID".to_owned();
+    Err((format!("{text:?} names nobody"), Some(hint)))
+}
+
+/// References have passed before; what stands here may be the secret itself and must not be shown.
+fn reference_only(_: &str) -> Result<(), Invalid> {
+    let hint = "write ${env:NAME} or ${file:PATH}: secrets never enter a bundle".to_owned();
+    Err(("a secret cannot stand here".to_owned(), Some(hint)))
 }
 
 fn checked<T>(result: Result<T, Invalid>) -> Result<(), Invalid> {

@@ -328,6 +328,17 @@ pub fn url(text: &str) -> Result<(), Invalid> {
     invalid(format!("{scheme} does not protect what it fetches"), hint)
 }
 
+/// `5%`, `0.5%`: more than 0 and at most 100, as a number from 0 to 1.
+pub fn share(text: &str) -> Result<f64, Invalid> {
+    let hint = "write a percentage above 0, for example 5% or 0.5%";
+    let number = text.strip_suffix('%').map(str::trim_end);
+    let plain = |n: &&str| n.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    match number.filter(plain).and_then(|n| n.parse::<f64>().ok()) {
+        Some(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent / 100.0),
+        _ => invalid(format!("{text} is not a share"), hint),
+    }
+}
+
 /// A claim: a JSON Pointer (RFC 6901), or the bare name of a top-level one.
 pub fn claim_path(text: &str) -> Result<(), Invalid> {
     let bad_escape = text
