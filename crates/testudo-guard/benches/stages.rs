@@ -12,6 +12,7 @@ use divan::Bencher;
 use http::request::Parts;
 use testudo_guard::limit::{LimitKey, LimitMatch, LimitRule, LimitScope, Limiter};
 use testudo_guard::route::{Route, RouteTable, RouteTarget};
+use testudo_guard::screen::{HeadLimits, Screen};
 use testudo_guard::snapshot::{Edge, EdgeTls, Role};
 use testudo_guard::{Now, Peer, Record, Snapshot, normalize};
 use testudo_model::PolicyRef;
@@ -146,4 +147,20 @@ fn limit_many_keys(bencher: Bencher<'_, '_>) {
 fn limit_one_key_on_two_cores(bencher: Bencher<'_, '_>) {
     let (limiter, rule) = (Limiter::default(), rule());
     bencher.bench(|| limiter.count(&rule, b"ushop:alice", now(1_000)).is_ok());
+}
+
+/// Framing of a usual GET on the raw bytes, before any parser sees it.
+#[divan::bench]
+fn screen_a_head(bencher: Bencher<'_, '_>) {
+    let head = b"GET /orders/17?customerId=alice HTTP/1.1\r\nhost: api.shop.test\r\nuser-agent: curl/8.5.0\r\n\
+        accept: application/json\r\naccept-encoding: gzip, deflate, br\r\naccept-language: en-GB,en;q=0.9\r\n\
+        authorization: Bearer eyJhbGciOiJFUzI1NiIsImtpZCI6IjEifQ.eyJzdWIiOiJhbGljZSIsImV4cCI6MTgwMDAwMDAwMH0.\
+        MEUCIQDx0n3Zr0m1xk6wqk2m3f0l4b4Xk8o3Q2m9n7d4v6p1sAIgYq\r\ncookie: session=0123456789abcdef\r\n\
+        x-client: shop/4.2\r\n\r\n";
+    let mut screen = Screen::new(HeadLimits {
+        target_bytes: 8 * 1024,
+        head_bytes: 64 * 1024,
+        fields: 128,
+    });
+    bencher.bench_local(|| screen.feed(divan::black_box(head)));
 }

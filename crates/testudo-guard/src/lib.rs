@@ -13,6 +13,7 @@ pub mod pipeline;
 pub mod record;
 pub mod route;
 pub mod schema;
+pub mod screen;
 pub mod snapshot;
 
 mod live;

@@ -13,7 +13,9 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use testudo_guard::Peer;
+use testudo_guard::normalize::MAX_URI_BYTES;
 use testudo_guard::outbound::Sender;
+use testudo_guard::screen::HeadLimits;
 use testudo_guard::snapshot::EdgeTls;
 use testudo_identity::svid::Usage;
 use testudo_identity::tls::PeerSession;
@@ -25,6 +27,7 @@ use crate::core::{Core, Side};
 use crate::io::{Activity, OpenConnection, Opening, Replayed, Watched, opening};
 use crate::listener::Admitted;
 use crate::request;
+use crate::screened::{Screened, Wire};
 use crate::shared::Tallied;
 use crate::watchdog::{Act, Watchdog};
 use testudo_watch::ConnectionKind;
@@ -39,6 +42,8 @@ pub(crate) struct Connection {
     /// Whether the socket alone proves that the own application is at the other end (outbound only).
     pub(crate) sender: Sender,
     pub(crate) activity: Arc<Activity>,
+    /// What its HTTP/1 bytes and its requests say to each other.
+    pub(crate) wire: Arc<Wire>,
     /// Responses tell the client to close: the proxy is leaving.
     pub(crate) closing: Cell<bool>,
     /// The place among all connections; kept as long as the connection or a tunnel made of it.
@@ -60,6 +65,7 @@ impl Connection {
             session: None,
             sender: Sender::Foreign,
             activity: Activity::new(),
+            wire: Arc::default(),
             closing: Cell::new(false),
             _place: place,
             _open: OpenConnection::new(&core.shared.metrics, kind),
@@ -224,6 +230,12 @@ async fn serve_http1<S>(
 {
     let caps = core.shared.options.caps;
     let on_timeout = (core.clone(), connection.clone());
+    let limits = HeadLimits {
+        target_bytes: MAX_URI_BYTES,
+        head_bytes: caps.head_bytes,
+        fields: caps.headers,
+    };
+    let stream = Screened::new(stream, limits, connection.wire.clone());
     let service = service_fn(move |request: Request<Incoming>| {
         let (core, connection) = (core.clone(), connection.clone());
         async move { Ok::<_, Infallible>(request::handle(core, connection, request).await) }
@@ -233,7 +245,7 @@ async fn serve_http1<S>(
         // The watchdog tells a slow head from an idle connection; hyper's timer does not.
         .header_read_timeout(None)
         .max_headers(caps.headers)
-        .max_buf_size(caps.head_bytes.max(8 * 1024))
+        .max_buf_size(caps.head_bytes.max(8 * 1024) + 1024)
         .half_close(false)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();

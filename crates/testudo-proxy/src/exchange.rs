@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header, response};
 use testudo_guard::authn::User;
+use testudo_guard::screen::Refusal;
 use testudo_guard::{Denial, Snapshot};
 
 use crate::body::{Held, ResponseBody};
@@ -111,6 +112,13 @@ impl Exchange {
         (head, body.unwrap_or_default())
     }
 
+    /// The response to what was refused beneath HTTP; its head is a stand-in, and says nothing.
+    pub(crate) fn refuse(mut self, refusal: &Refusal) -> Response<ResponseBody> {
+        let denial = refusal.denial();
+        self.observation.refused(refusal, &denial);
+        self.deny(denial)
+    }
+
     /// An answer of this proxy's own that is no denial: a preflight's, a redirect.
     pub(crate) fn answer(self, status: StatusCode, headers: HeaderMap) -> Response<ResponseBody> {
         let mut response = Response::new(ResponseBody::whole(None, None));
@@ -130,6 +138,7 @@ impl Exchange {
     /// Completes a response: the headers that every one gets, and the end of the observation with its body.
     pub(crate) fn finish(mut self, mut response: Response<ResponseBody>) -> Response<ResponseBody> {
         self.complete(&mut response);
+        self.connection.wire.answered(false);
         let (observation, active) = (self.observation, self.active);
         response.map(|body| body.observed(observation, active))
     }
@@ -140,6 +149,7 @@ impl Exchange {
         mut response: Response<ResponseBody>,
     ) -> (Response<ResponseBody>, Box<Observation>) {
         self.complete(&mut response);
+        self.connection.wire.answered(true);
         (response, self.observation)
     }
 

@@ -30,6 +30,7 @@ mod outbound;
 mod request;
 mod respond;
 mod runtime;
+mod screened;
 mod state;
 mod tasks;
 mod tls;

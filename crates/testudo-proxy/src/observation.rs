@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use http::request::Parts;
 use http::{StatusCode, header};
+use testudo_guard::screen::Refusal;
 use testudo_guard::{Denial, Now, Record};
-use testudo_model::{Event, Hop, Reason, Verdict};
+use testudo_model::{Check, CheckResult, Event, Hop, Reason, Verdict};
 
 use crate::core::{Core, Side};
 use crate::trace::{Ids, OpenTrace, OpenTraces};
@@ -98,6 +99,23 @@ impl Observation {
         if self.path != path {
             self.path = cut(path, MAX_PATH);
         }
+    }
+
+    /// Its head never became a request; what could be read of it is all there is.
+    pub(crate) fn refused(&mut self, refusal: &Refusal, denial: &Denial) {
+        self.method = cut(&refusal.method, MAX_METHOD);
+        self.path = cut(
+            refusal.target.split('?').next().unwrap_or_default(),
+            MAX_PATH,
+        );
+        self.host = String::new();
+        self.record.checks.push(Check {
+            name: "normalize".into(),
+            result: CheckResult::Fail,
+            detail: denial.detail.clone(),
+            policy: None,
+            us: 0,
+        });
     }
 
     /// It was refused here.

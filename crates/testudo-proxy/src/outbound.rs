@@ -34,6 +34,9 @@ pub(crate) async fn handle(
     let upgrade = head.extensions.remove::<OnUpgrade>();
     let snapshot = core.snapshot();
     let mut exchange = Exchange::begin(&core, &connection, &head, snapshot.as_ref());
+    if let Some(refusal) = connection.wire.refusal(&head) {
+        return exchange.refuse(refusal);
+    }
     let Some(snapshot) = snapshot else {
         return exchange.deny(Denial::new(Reason::NotReady, "no snapshot is installed"));
     };

@@ -44,6 +44,10 @@ pub(crate) async fn handle(
     // One snapshot decides everything about this request, even if a new one comes meanwhile.
     let snapshot = core.snapshot();
     let mut exchange = Exchange::begin(&core, &connection, &head, snapshot.as_ref());
+    // Bytes that no two readers would understand alike never became a request: refused here, with an id.
+    if let Some(refusal) = connection.wire.refusal(&head) {
+        return exchange.refuse(refusal);
+    }
     let Some(snapshot) = snapshot else {
         return exchange.deny(Denial::new(Reason::NotReady, "no snapshot is installed"));
     };

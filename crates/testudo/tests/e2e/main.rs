@@ -17,5 +17,6 @@ mod lifecycle;
 mod mesh;
 mod outbound;
 mod reasons;
+mod smuggling;
 mod upstream;
 mod wide;

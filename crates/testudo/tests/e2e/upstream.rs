@@ -95,15 +95,23 @@ fn serve(stream: TcpStream, answer: Answer, recorded: &Mutex<Vec<Seen>>) -> Opti
     }
 }
 
+/// Header values need not be UTF-8.
+fn read_line(reader: &mut BufReader<TcpStream>) -> Option<String> {
+    let mut line = Vec::new();
+    reader
+        .read_until(b'\n', &mut line)
+        .ok()
+        .filter(|read| *read > 0)?;
+    Some(String::from_utf8_lossy(&line).into_owned())
+}
+
 fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Seen> {
-    let mut line = String::new();
-    reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
+    let line = read_line(reader)?;
     let mut words = line.split_whitespace();
     let (method, path) = (words.next()?.to_string(), words.next()?.to_string());
     let mut headers = Vec::new();
     loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
+        let line = read_line(reader)?;
         let line = line.trim_end();
         if line.is_empty() {
             break;
