@@ -6,7 +6,9 @@
 
 pub mod authn;
 pub mod authz;
+pub mod containment;
 pub mod limit;
+pub mod modes;
 pub mod normalize;
 pub mod outbound;
 pub mod pipeline;

@@ -3,10 +3,14 @@
 use std::collections::HashSet;
 
 use arc_swap::ArcSwap;
+use testudo_model::Mode;
 
 use crate::authn::{KeyRing, Revocations, TokenBook, TokenCache, TxnKeys, TxnMinter};
+use crate::containment::Containments;
 use crate::limit::Limiter;
-use crate::snapshot::Snapshot;
+use crate::modes::Modes;
+use crate::now::Now;
+use crate::snapshot::{Service, Snapshot};
 
 /// Shared by all cores of a proxy; kept over snapshot swaps.
 #[derive(Default)]
@@ -21,9 +25,19 @@ pub struct Live {
     pub limiter: Limiter,
     /// Transaction tokens that this workload's inbound side verified (sidecars only).
     pub token_book: TokenBook,
+    /// Principals that are narrowed for a while.
+    pub containments: ArcSwap<Containments>,
+    /// Modes that hold for a while instead of the bundle's.
+    pub modes: ArcSwap<Modes>,
 }
 
 impl Live {
+    /// The mode of a service at this moment: the one set for a while, or the bundle's.
+    pub fn mode_of(&self, service: &Service, now: Now) -> Mode {
+        let set = self.modes.load().of(&service.name, now);
+        set.unwrap_or_else(|| service.mode_at(now))
+    }
+
     /// Forgets the counts of limits that this snapshot lacks. Call it when the snapshot is in force.
     pub fn forget_unused(&self, snapshot: &Snapshot) {
         let used: HashSet<&str> = snapshot

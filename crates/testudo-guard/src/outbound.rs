@@ -5,10 +5,11 @@ use std::sync::Arc;
 use http::{HeaderValue, Method, request::Parts};
 use testudo_model::Reason;
 
+use crate::containment::ContainedKind;
 use crate::live::Live;
 use crate::normalize::{self, Canonical};
 use crate::now::Now;
-use crate::pipeline::{Judge, TXN_TOKEN, trace_id};
+use crate::pipeline::{self, Judge, Place, TXN_TOKEN, trace_id};
 use crate::record::{Denial, Record};
 use crate::snapshot::{Service, Snapshot};
 
@@ -82,7 +83,8 @@ pub fn check(
     // One reading of the request, so that the other side's sidecar judges what we resolved.
     let canonical = normalize::outbound(head, judge.record());
     let canonical = judge.must("normalize", canonical)?;
-    let destination = find_destination(snapshot, own, &canonical, head, judge, now)?;
+    let destination = find_destination(snapshot, live, own, &canonical, head, judge, now)?;
+    check_contained(own, &destination, live, judge, now)?;
     attach_user(&destination, live, head, judge, now)?;
     Ok(OutboundPermit { destination })
 }
@@ -90,6 +92,7 @@ pub fn check(
 /// A name of the mesh, or a host that the service may reach outside.
 fn find_destination(
     snapshot: &Snapshot,
+    live: &Live,
     own: &Arc<Service>,
     canonical: &Canonical,
     head: &Parts,
@@ -125,7 +128,7 @@ fn find_destination(
         (None, false) => 80,
     };
     let address = format!("{}:{port}", host.name());
-    judge.set_mode(own.mode_at(now));
+    judge.set_mode(live.mode_of(own, now));
     if own.egress.contains(&*address) {
         judge.pass("egress", address, Some(&own.source));
     } else {
@@ -138,6 +141,29 @@ fn find_destination(
     } else {
         Destination::Egress { host, port }
     })
+}
+
+/// A service that is contained on the way to another does not even leave its own sidecar. What is
+/// called is the other's operation, which is known at the other's inbound side alone; so containments of
+/// single operations hold there. As with every check the called service's mode decides.
+fn check_contained(
+    own: &Service,
+    destination: &Destination,
+    live: &Live,
+    judge: &mut Judge<'_>,
+    now: Now,
+) -> Result<(), Denial> {
+    let Destination::Service(service) = destination else {
+        return Ok(());
+    };
+    judge.set_mode(live.mode_of(service, now));
+    let place = Place {
+        service: &service.name,
+        operation: None,
+        counted_before: false,
+    };
+    let kind = ContainedKind::Service;
+    pipeline::check_contained(live, kind, &own.name, place, judge, now)
 }
 
 /// The user travels to services of the mesh, by a token that this workload was given and no other; our

@@ -6,6 +6,7 @@
 
 mod arrival;
 mod body;
+mod containment;
 mod identity;
 mod judge;
 mod limits;
@@ -17,7 +18,7 @@ mod tests;
 use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode, request::Parts};
-use testudo_model::Mode;
+use testudo_model::{Hop, Mode};
 
 use crate::live::{Live, Local};
 use crate::normalize;
@@ -34,6 +35,7 @@ use question::Questions;
 pub use body::{BodyCheck, BodyPlan, Permit};
 pub use target::Target;
 
+pub(crate) use containment::{Place, check as check_contained};
 pub(crate) use identity::{TXN_TOKEN, trace_id};
 pub(crate) use judge::Judge;
 
@@ -124,7 +126,7 @@ fn judge_head(
     let Called {
         service, timeout, ..
     } = &called;
-    judge.set_service(service, now);
+    judge.set_service(service, live, now);
     let target = Target::new(service, *timeout, &head.method, snapshot.hop());
     let observes = judge.mode() == Mode::Observe;
 
@@ -138,6 +140,15 @@ fn judge_head(
         arrival::find_operation(service, &canonical, &head.method, uri.path(), judge)?
     };
     let operation = matched.as_ref().map(|matched| &matched.operation);
+    let place = Place {
+        service: &service.name,
+        operation: operation.map(|operation| &*operation.id),
+        counted_before: snapshot.hop() == Hop::Mesh,
+    };
+
+    // A contained caller is proven by now, and costs nothing more. There is nothing of the kind for
+    // addresses: nobody is contained for what others send from theirs (DESIGN §11).
+    containment::check_caller(live, caller.as_ref(), place, judge, now)?;
 
     // Addresses are limited before any cryptography, so that a flood of bad tokens is cheap.
     let mut states = limits::States::default();
@@ -161,6 +172,10 @@ fn judge_head(
     } else {
         identity::authenticate(snapshot, live, local, service, head, judge, now)?
     };
+
+    // A contained user is found as soon as it is certain who it is, and never before: a forged
+    // credential that names somebody contains nobody.
+    containment::check_user(live, user.as_ref(), place, judge, now)?;
 
     // Values are decoded before authorization, which reads them, but a violation is only reported
     // after it: who may not call an operation learns nothing about its parameters.

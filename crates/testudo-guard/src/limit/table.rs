@@ -119,6 +119,11 @@ impl Limiter {
         self.fleet.store(proxies.max(1), Ordering::Relaxed);
     }
 
+    /// As told by [`Limiter::set_fleet`].
+    pub fn fleet(&self) -> u32 {
+        self.fleet.load(Ordering::Relaxed)
+    }
+
     /// Forgets the counts of limits that are in no snapshot any more.
     pub fn retain(&self, is_used: impl Fn(&str) -> bool) {
         self.tables.rcu(|tables| {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use testudo_model::{Check, CheckResult, Finding, Mode, PolicyRef};
 
+use crate::live::Live;
 use crate::now::Now;
 use crate::record::{Denial, Record};
 use crate::schema::Strictness;
@@ -50,8 +51,8 @@ impl<'a> Judge<'a> {
         self.record.mode = mode;
     }
 
-    pub(crate) fn set_service(&mut self, service: &Service, now: Now) {
-        self.set_mode(service.mode_at(now));
+    pub(crate) fn set_service(&mut self, service: &Service, live: &Live, now: Now) {
+        self.set_mode(live.mode_of(service, now));
         self.record.service = Some(service.name.clone());
     }
 

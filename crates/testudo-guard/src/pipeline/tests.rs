@@ -7,6 +7,7 @@
     clippy::indexing_slicing
 )]
 
+mod containment;
 mod edge;
 mod fixture;
 mod mesh;
