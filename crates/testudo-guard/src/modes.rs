@@ -22,6 +22,8 @@ pub struct ModeOverride {
     pub until: u64,
     /// The same on the monotonic clock of this process.
     pub ends: Duration,
+    /// Set on the proxy's own host, not by control.
+    pub on_host: bool,
 }
 
 impl ModeOverride {
@@ -33,6 +35,7 @@ impl ModeOverride {
             mode,
             until,
             ends: now.monotonic.saturating_add(left),
+            on_host: false,
         }
     }
 

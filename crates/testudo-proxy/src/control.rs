@@ -20,9 +20,11 @@ use testudo_model::mesh;
 use tokio::sync::{Mutex, Notify, mpsc, watch};
 
 mod channel;
+mod containment;
 mod finding;
 mod install;
 mod join;
+mod modes;
 mod session;
 mod store;
 mod token_key;
@@ -111,6 +113,7 @@ struct Context {
     /// The newest manifest that control sent; older ones that wait are skipped.
     manifests: watch::Sender<Option<mesh::SignedManifest>>,
     acks: mpsc::Sender<mesh::Ack>,
+    modes: modes::State,
     /// What goes up a stream; held by the one that is open.
     pipes: Mutex<Pipes>,
 }
@@ -174,6 +177,7 @@ pub(crate) fn open(shared: &Arc<Shared>) -> Result<Link, LinkError> {
         announce: Notify::new(),
         manifests: watch::Sender::new(None),
         acks,
+        modes: modes::State::default(),
         pipes: Mutex::new(Pipes {
             acks: pending,
             batches,
@@ -265,6 +269,7 @@ impl Link {
             never = context.keep_streaming() => match never {},
             never = join::keep_renewing(context) => match never {},
             never = context.keep_installing() => match never {},
+            never = modes::keep_modes(context) => match never {},
             never = join::keep_edge_certificate(context), if gateway => match never {},
             never = context.keep_token_key(), if gateway => match never {},
         }
@@ -332,6 +337,9 @@ impl Context {
         session::use_addresses(self, &self.store.kept()?);
         session::use_token_keys(self, &self.store.kept()?);
         session::use_fleet(self, &self.store.kept()?);
+        containment::use_containments(self, &self.store.kept()?);
+        modes::look_at_host(self);
+        modes::use_modes(self, &self.store.kept()?);
         match install::load_last_good(self) {
             Ok(Some(snapshot)) => {
                 tracing::info!(revision = snapshot.revision, "last good revision in force");

@@ -9,12 +9,14 @@
 pub mod addresses;
 pub mod clock;
 pub mod effective;
+pub mod host_mode;
 pub mod installed;
 pub mod options;
 pub mod shared;
 
 mod admin;
 mod body;
+mod boot_clock;
 mod connection;
 mod control;
 mod core;

@@ -9,6 +9,8 @@ use std::time::Duration;
 use http::request::Parts;
 use http::{HeaderMap, header};
 use testudo_guard::authn::{KeyRing, Revocations};
+use testudo_guard::containment::Containments;
+use testudo_guard::modes::Modes;
 use testudo_guard::pipeline::Incoming;
 use testudo_guard::{HeadOutcome, Record, Snapshot, check_head};
 use testudo_model::Reason;
@@ -53,6 +55,8 @@ struct Basis {
     snapshot: Arc<Snapshot>,
     revocations: Arc<Revocations>,
     keys: Arc<KeyRing>,
+    containments: Arc<Containments>,
+    modes: Arc<Modes>,
 }
 
 impl Judged {
@@ -72,6 +76,8 @@ impl Basis {
             snapshot,
             revocations: live.revocations.load_full(),
             keys: live.keys.load_full(),
+            containments: live.containments.load_full(),
+            modes: live.modes.load_full(),
         }
     }
 
@@ -79,6 +85,8 @@ impl Basis {
         Arc::ptr_eq(&self.snapshot, &other.snapshot)
             && Arc::ptr_eq(&self.revocations, &other.revocations)
             && Arc::ptr_eq(&self.keys, &other.keys)
+            && Arc::ptr_eq(&self.containments, &other.containments)
+            && Arc::ptr_eq(&self.modes, &other.modes)
     }
 }
 
@@ -148,6 +156,8 @@ impl Lifetime {
             HeadOutcome::Deny(denial) => match denial.reason {
                 // How often it may be asked says nothing about what is running; bodies were judged before.
                 Reason::LimitExceeded | Reason::SchemaBody | Reason::SchemaContentType => true,
+                // A throttle neither; who is denied has lost what is running too.
+                Reason::Contained => denial.headers.contains_key(header::RETRY_AFTER),
                 // A transaction token lives for a minute. The gateway asks again with the credential itself.
                 Reason::AuthnExpired => self.connection.side != Side::Edge,
                 _ => false,

@@ -1,6 +1,6 @@
 //! One stream with control: what comes down is applied and acknowledged, health and events go up.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tonic::Streaming;
 
 use super::finding::Finder;
 use super::join::{self, JoinError, certificates};
-use super::{Context, Pipes, status_text, text_of};
+use super::{Context, Pipes, containment, modes, status_text, text_of};
 use crate::addresses::Addresses;
 use crate::effective;
 
@@ -66,6 +66,8 @@ pub(super) struct Session {
     /// What control said last, while old addresses are still kept beside it.
     pending: RefCell<Option<mesh::Addresses>>,
     finder: Finder,
+    /// The last change of a mode that was told on this stream.
+    told: Cell<u64>,
 }
 
 impl Session {
@@ -89,6 +91,7 @@ impl Session {
             before: context.shared.installed.addresses.load_full(),
             pending: RefCell::new(None),
             finder: Finder::new(context),
+            told: Cell::new(0),
         };
         Ok(session)
     }
@@ -146,11 +149,22 @@ impl Session {
                     }
                 }
                 () = context.announce.notified() => self.announce_keys(context).await?,
+                () = context.modes.changed.notified() => self.tell_modes(context).await?,
                 events = batches.next(|| context.shared.events.dropped()) => {
                     self.send(from_proxy::Message::Events(events)).await?;
                 }
             }
         }
+    }
+
+    /// Changes that were made on this host while control was away, or a moment ago; again on the next
+    /// stream, until control says that it has them.
+    async fn tell_modes(&self, context: &Context) -> Result<(), Ended> {
+        for change in modes::untold(context, self.told.get()) {
+            self.told.set(change.sequence);
+            self.send(from_proxy::Message::ModeChanged(change)).await?;
+        }
+        Ok(())
     }
 
     async fn send(&self, message: from_proxy::Message) -> Result<(), Ended> {
@@ -175,8 +189,10 @@ impl Session {
             Some(Message::Fleet(fleet)) => take_fleet(context, &fleet),
             // Answered when it is found; the stream goes on meanwhile.
             Some(Message::Find(find)) => self.finder.find(context, find, self.up.clone()),
+            Some(Message::Containments(set)) => containment::take(context, &set),
+            Some(Message::Modes(modes)) => modes::take(context, &modes),
             // A newer control; what it means, this proxy need not know.
-            Some(Message::Containments(_) | Message::Modes(_)) | None => {}
+            None => {}
         }
         self.send(from_proxy::Message::Seen(mesh::Seen {
             sequence: message.sequence,

@@ -82,6 +82,14 @@ impl Kept for mesh::Fleet {
     const FILE: &'static str = "fleet.bin";
 }
 
+impl Kept for mesh::Containments {
+    const FILE: &'static str = "containments.bin";
+}
+
+impl Kept for mesh::Modes {
+    const FILE: &'static str = "modes.bin";
+}
+
 /// The state folder.
 #[derive(Clone, Debug)]
 pub(super) struct Store {
@@ -201,6 +209,8 @@ impl Store {
             mesh::TokenKeys::FILE,
             mesh::Revocations::FILE,
             mesh::Fleet::FILE,
+            mesh::Containments::FILE,
+            mesh::Modes::FILE,
         ];
         for file in kept.into_iter().chain([REVISION, RECORD]) {
             remove(&self.path(file));

@@ -14,6 +14,7 @@ use crate::options::ProxyOptions;
 use crate::shared::Bound;
 
 mod fake;
+mod narrowed;
 
 use fake::{Control, ControlStream, digest};
 
