@@ -11,6 +11,7 @@ mod escape;
 mod metrics;
 mod recorder;
 mod ring;
+pub mod window;
 
 pub use decision_log::{DecisionLog, LogOptions};
 pub use escape::escape_for_terminal;
