@@ -8,7 +8,7 @@ use notify::{EventKind, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::Control;
+use crate::{Control, Saved};
 
 /// Files must have been quiet for so long: editors and `git checkout` write in several steps.
 const QUIET: Duration = Duration::from_millis(100);
@@ -19,8 +19,11 @@ const AT_LATEST: Duration = Duration::from_secs(2);
 /// Without inotify (watch limits, network file systems) the folder is read this often.
 const POLL: Duration = Duration::from_secs(1);
 
+/// A change that the store could not take (a full disk) is tried again this often.
+const RETRY: Duration = Duration::from_secs(5);
+
 /// Folders that are never part of a bundle.
-const IGNORED: [&str; 3] = [".testudo", ".git", "target"];
+const IGNORED: [&str; 2] = [".testudo", ".git"];
 
 /// Applies saved files until `stop`.
 pub(crate) async fn watch(control: Arc<Control>, dir: PathBuf, stop: CancellationToken) {
@@ -30,13 +33,19 @@ pub(crate) async fn watch(control: Arc<Control>, dir: PathBuf, stop: Cancellatio
     if let Err(error) = &watcher {
         tracing::warn!(%error, dir = %dir.display(), "cannot watch the bundle's folder; it is read every second instead");
     }
+    let mut again = false;
     loop {
         if watcher.is_ok() {
             tokio::select! {
-                signal = changed.recv() => if signal.is_none() { return },
+                signal = changed.recv() => {
+                    if signal.is_none() {
+                        return;
+                    }
+                    quiet(&mut changed).await;
+                }
+                () = tokio::time::sleep(RETRY), if again => {}
                 () = stop.cancelled() => return,
             }
-            quiet(&mut changed).await;
         } else {
             tokio::select! {
                 () = tokio::time::sleep(POLL) => {}
@@ -46,9 +55,13 @@ pub(crate) async fn watch(control: Arc<Control>, dir: PathBuf, stop: Cancellatio
         let (control, dir) = (Arc::clone(&control), dir.clone());
         let applied =
             tokio::task::spawn_blocking(move || control.apply_dir(&dir, "files", "saved")).await;
-        if let Err(error) = applied {
-            tracing::error!(%error, "applying the saved files panicked; the last revision goes on");
-        }
+        again = match applied {
+            Ok(applied) => applied == Saved::NotStored,
+            Err(error) => {
+                tracing::error!(%error, "applying the saved files panicked; the last revision goes on");
+                false
+            }
+        };
     }
 }
 

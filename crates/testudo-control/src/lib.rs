@@ -33,6 +33,17 @@ use crate::store::{Audit, Store, StoreError, StoredRevocation, StoredTokenKey};
 pub use issue::{IssueError, JoinTokenError};
 pub use run::{ControlError, ControlOptions, run};
 
+/// What became of saved files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Saved {
+    /// The mesh is to run them.
+    Applied,
+    /// They have errors: only another change of the files helps.
+    Refused,
+    /// The store could not take them, for example because the disk is full: it may later.
+    NotStored,
+}
+
 /// The parts of a running control plane.
 pub struct Control {
     /// What lasts.
@@ -73,22 +84,28 @@ impl Control {
     }
 
     /// Reads the bundle in `dir` and makes it the newest revision, or logs why not.
-    pub fn apply_dir(&self, dir: &Path, actor: &str, note: &str) {
+    pub fn apply_dir(&self, dir: &Path, actor: &str, note: &str) -> Saved {
         let applied = match bundle::load(dir) {
             Ok(bundle) => self.revisions.apply(bundle, None, actor, note),
             Err(diagnostics) => Err(ApplyError::Refused(diagnostics.sorted())),
         };
-        let error = match applied {
-            Ok(_) => None,
-            Err(error) => Some(describe(&error)),
+        let (saved, error) = match &applied {
+            Ok(_) => (Saved::Applied, None),
+            Err(error @ ApplyError::Store(_)) => (Saved::NotStored, Some(describe(error))),
+            Err(error) => (Saved::Refused, Some(describe(error))),
         };
-        if let Some(error) = &error {
-            tracing::error!("the saved bundle is not applied; the last revision goes on: {error}");
-        }
-        *self
+        let mut kept = self
             .bundle_error
             .lock()
-            .unwrap_or_else(PoisonError::into_inner) = error;
+            .unwrap_or_else(PoisonError::into_inner);
+        // Said once, however often it is tried.
+        if let Some(error) = &error
+            && kept.as_ref() != Some(error)
+        {
+            tracing::error!("the saved bundle is not applied; the last revision goes on: {error}");
+        }
+        *kept = error;
+        saved
     }
 
     /// Makes uploaded files the newest revision.

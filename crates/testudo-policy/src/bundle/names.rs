@@ -55,11 +55,29 @@ impl Collector<'_> {
             Some((path, span)) => self.policies(path, Some(span)),
             None => self.policies(DEFAULT_POLICIES, None),
         }
-        for path in self.source.list(TESTS).unwrap_or_default() {
-            if path.ends_with(".yaml") || path.ends_with(".yml") {
-                self.take(&path, Audience::Control, &root.span);
-            }
+        self.tests(&root);
+    }
+
+    /// Policy tests are not run yet: whoever wrote some must not believe that they pass.
+    fn tests(&mut self, root: &Node) {
+        let mut paths = self.source.list(TESTS).unwrap_or_default();
+        paths.retain(|path| path.ends_with(".yaml") || path.ends_with(".yml"));
+        // What the bundle names for another purpose is no policy test.
+        paths.retain(|path| !self.bundle.files.contains_key(path));
+        let Some(first) = paths.first().cloned() else {
+            return;
+        };
+        for path in &paths {
+            self.take(path, Audience::Control, &root.span);
         }
+        let more = match paths.len() - 1 {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let message = format!("{first}{more}: not available yet; policy tests are not run");
+        let hint = format!("move what is in {TESTS}/ elsewhere: it would do nothing");
+        let start = Span::start_of(&first);
+        self.problems.error("feature.absent", &start, message, hint);
     }
 
     /// A file that was taken, as a tree. Its syntax errors are `config`'s to report.

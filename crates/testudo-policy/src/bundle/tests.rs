@@ -55,7 +55,12 @@ fn shop() -> Vec<(&'static str, &'static str)> {
 }
 
 fn check_shop(bundle: &Bundle) {
-    assert_eq!(bundle.problems, []);
+    let problems: Vec<_> = bundle
+        .problems
+        .iter()
+        .map(|d| (d.code, &*d.span.file))
+        .collect();
+    assert_eq!(problems, [("feature.absent", "tests/first.yaml")]);
     let audiences: Vec<_> = bundle
         .files
         .iter()

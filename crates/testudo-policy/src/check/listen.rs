@@ -1,7 +1,7 @@
 //! Two listeners on one address.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use testudo_guard::snapshot::AppAddress;
@@ -14,6 +14,8 @@ struct Listener<'a> {
     what: String,
     address: Address<'a>,
     span: &'a Span,
+    /// Whether it is a part of Testudo; applications may run on hosts of their own.
+    ours: bool,
 }
 
 enum Address<'a> {
@@ -31,9 +33,7 @@ pub(super) fn check(config: &Config, diagnostics: &mut Diagnostics) {
             Address::Unix(path) => (0, Some(*path)),
         };
         let group = before.entry(key).or_default();
-        let first = group
-            .iter()
-            .find(|first| collide(&first.address, &second.address));
+        let first = group.iter().find(|first| collide(first, second));
         let Some(first) = first else {
             group.push(second);
             continue;
@@ -60,6 +60,7 @@ fn listeners(config: &Config) -> Vec<Listener<'_>> {
         what: what.to_owned(),
         address: Address::Tcp(address),
         span,
+        ours: true,
     };
     let control = &config.control;
     let mut all = vec![
@@ -81,11 +82,15 @@ fn listeners(config: &Config) -> Vec<Listener<'_>> {
         for (address, span) in &service.app {
             let what = format!("{name}'s application");
             match address {
-                AppAddress::Tcp(address) => all.push(tcp(&what, *address, span)),
+                AppAddress::Tcp(address) => all.push(Listener {
+                    ours: false,
+                    ..tcp(&what, *address, span)
+                }),
                 AppAddress::Unix(path) => all.push(Listener {
                     what,
                     address: Address::Unix(path),
                     span,
+                    ours: false,
                 }),
                 AppAddress::Dns(..) => {}
             }
@@ -94,16 +99,66 @@ fn listeners(config: &Config) -> Vec<Listener<'_>> {
     all
 }
 
-fn collide(one: &Address<'_>, other: &Address<'_>) -> bool {
-    match (one, other) {
+/// Whether both cannot listen on one host. Equal addresses collide; the unspecified one has every address of its
+/// host, and `[::]` those of IPv4 too. An application at an address that is not loopback may be on another host
+/// than our own listeners, so that these do not have its address for sure.
+fn collide(one: &Listener<'_>, other: &Listener<'_>) -> bool {
+    match (&one.address, &other.address) {
         (Address::Unix(one), Address::Unix(other)) => one == other,
-        (Address::Tcp(one), Address::Tcp(other)) => {
-            let (a, b) = (one.ip(), other.ip());
-            let same = a == b
-                || (a.is_unspecified() && (a.is_ipv6() || b.is_ipv4()))
-                || (b.is_unspecified() && (b.is_ipv6() || a.is_ipv4()));
-            same && one.port() == other.port() && one.port() != 0
+        (Address::Tcp(a), Address::Tcp(b)) if a.port() != b.port() || a.port() == 0 => false,
+        (Address::Tcp(a), Address::Tcp(b)) => {
+            let (a, b) = (a.ip().to_canonical(), b.ip().to_canonical());
+            a == b || has(one, a, other, b) || has(other, b, one, a)
         }
         (Address::Unix(_), Address::Tcp(_)) | (Address::Tcp(_), Address::Unix(_)) => false,
+    }
+}
+
+/// Whether `all`, listening on `ip`, has the address of `single` too.
+fn has(all: &Listener<'_>, ip: IpAddr, single: &Listener<'_>, address: IpAddr) -> bool {
+    let here = single.ours || all.ours == single.ours;
+    ip.is_unspecified()
+        && (ip.is_ipv6() || address.is_ipv4())
+        && (here || address.is_loopback() || address.is_unspecified())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listener<'a>(address: &str, ours: bool, span: &'a Span) -> Listener<'a> {
+        Listener {
+            what: String::new(),
+            address: Address::Tcp(address.parse().unwrap()),
+            span,
+            ours,
+        }
+    }
+
+    #[test]
+    fn only_what_cannot_stand_beside_each_other_collides() {
+        let span = Span::start_of("testudo.yaml");
+        for (one, other, expected) in [
+            ("127.0.0.1:7", "127.0.0.1:7", true),
+            ("127.0.0.1:7", "127.0.0.2:7", false),
+            ("127.0.0.1:7", "127.0.0.1:8", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+            ("0.0.0.0:7", "127.0.0.1:7", true),
+            ("0.0.0.0:7", "10.0.0.1:7", true),
+            ("0.0.0.0:7", "0.0.0.0:7", true),
+            ("0.0.0.0:7", "[::1]:7", false),
+            ("[::]:7", "127.0.0.1:7", true),
+            ("[::]:7", "0.0.0.0:7", true),
+            ("[::]:7", "[::1]:7", true),
+            ("[::ffff:127.0.0.1]:7", "127.0.0.1:7", true),
+        ] {
+            let (one_, other_) = (listener(one, true, &span), listener(other, true, &span));
+            assert_eq!(collide(&one_, &other_), expected, "{one} {other}");
+            assert_eq!(collide(&other_, &one_), expected, "{other} {one}");
+        }
+        // A gateway on every address of its host, an application on another host.
+        let gateway = listener("0.0.0.0:8443", true, &span);
+        assert!(!collide(&gateway, &listener("10.0.0.5:8443", false, &span)));
+        assert!(collide(&gateway, &listener("127.0.0.1:8443", false, &span)));
     }
 }

@@ -366,6 +366,11 @@ type Files = &'static [(&'static str, &'static str)];
 /// Code, files beside the base, where it is found.
 const FILES: &[(&str, Files, &str)] = &[
     (
+        "feature.absent",
+        &[("tests/orders.yaml", "- permit: []\n"), ("tests/b.yml", "")],
+        "tests/b.yml:1:1",
+    ),
+    (
         "file.unused",
         &[("policies/b.ceder", "permit (principal, action, resource);")],
         "testudo.yaml:12:11",

@@ -279,9 +279,12 @@ pub(super) static ALL: &[Explanation] = &[
     Explanation {
         code: "feature.absent",
         title: "This is planned but not there yet",
-        meaning: "The key belongs to the design, but nothing would act on it yet. It is refused so that nobody believes to be protected by it.",
-        causes: &["The bundle was written after the design rather than after this version."],
-        action: "Remove the key. The message says what there is instead.",
+        meaning: "The key or the folder belongs to the design, but nothing would act on it yet. It is refused so that nobody believes to be protected by it.",
+        causes: &[
+            "The bundle was written after the design rather than after this version.",
+            "A folder `tests/` holds YAML files: policy tests are not run yet.",
+        ],
+        action: "Remove the key, or move the files elsewhere. The message says what there is instead.",
     },
     Explanation {
         code: "policy.syntax",

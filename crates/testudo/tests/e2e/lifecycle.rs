@@ -173,6 +173,35 @@ fn a_broken_bundle_changes_nothing() {
 }
 
 #[test]
+fn a_change_that_a_full_disk_refused_is_applied_once_there_is_space() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let (mesh, ports, app) = mesh();
+    let control = Pid::from_raw(i32::try_from(control_pid(&mesh)).unwrap()).unwrap();
+    let limit = |current| {
+        let limit = Rlimit {
+            current,
+            maximum: None,
+        };
+        prlimit(Some(control), Resource::Fsize, limit).unwrap()
+    };
+    // No byte can be written beyond the first 4 KiB of any file: to control the disk is full.
+    limit(Some(4096));
+    let extra = "limits:\n  - {name: big, match: {service: items}, per: all, rate: 900000/s}\n";
+    std::fs::write(mesh.path("testudo.yaml"), bundle(&ports, &app, extra)).unwrap();
+    wait_for("the error to be shown", || {
+        !mesh.get("/api/v1/status")["bundle_error"].is_null()
+    });
+    let status = mesh.get("/api/v1/status");
+    assert_eq!(status["revision"], 1, "{status}");
+    limit(None);
+    // Nobody saves again.
+    mesh.in_sync(2);
+    wait_for("the error to be gone", || {
+        mesh.get("/api/v1/status")["bundle_error"].is_null()
+    });
+}
+
+#[test]
 fn traffic_goes_on_without_control_and_proxies_come_back_to_it() {
     let (mesh, ports, app) = mesh();
     let load = Load::start(&Target::plain(mesh.gateway));
