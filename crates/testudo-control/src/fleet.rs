@@ -51,6 +51,9 @@ pub struct ProxyView {
     /// Its effective configuration, as it reports it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub effective: Option<serde_json::Value>,
+    /// Whether it knows every address that there is.
+    #[serde(skip)]
+    pub knows_addresses: bool,
 }
 
 /// One connected proxy.
@@ -59,6 +62,8 @@ struct Connection {
     sender: mpsc::Sender<FromControl>,
     sequence: u64,
     seen: u64,
+    /// The message with the addresses that are in force now.
+    addresses: u64,
     hello: Hello,
     ready: bool,
     detail: String,
@@ -111,6 +116,7 @@ impl Fleet {
             sender,
             sequence: 0,
             seen: 0,
+            addresses: 0,
             ready: false,
             detail: String::new(),
             ack_error: None,
@@ -422,6 +428,9 @@ impl Connection {
     /// when the stream task notices); the proxy reconnects and is sent everything.
     fn send(&mut self, message: Message) {
         self.sequence += 1;
+        if matches!(message, Message::Addresses(_)) {
+            self.addresses = self.sequence;
+        }
         let sent = self.sender.try_send(FromControl {
             sequence: self.sequence,
             message: Some(message),
@@ -460,6 +469,7 @@ impl Connection {
             version: hello.version.clone(),
             error,
             effective: self.effective.clone(),
+            knows_addresses: self.seen >= self.addresses,
         }
     }
 }
@@ -498,7 +508,7 @@ mod tests {
         let fleet = Fleet::default();
         fleet.publish_manifest(SignedManifest::default());
         let (sender, mut first) = mpsc::channel(QUEUE);
-        fleet.connect(hello("gateway-1", ""), sender);
+        let first_id = fleet.connect(hello("gateway-1", ""), sender);
         let messages = drain(&mut first);
         assert!(
             messages
@@ -523,6 +533,17 @@ mod tests {
         assert!(!drain(&mut first).contains(&told), "it does not serve yet");
         let health = |id: &ConnectionId, ready| fleet.health(id, ready, String::new(), 0, None);
         health(&id, true);
+        let knows = |name: &str| {
+            let proxies = fleet.proxies();
+            let proxy = proxies.iter().find(|proxy| proxy.name == name);
+            proxy.is_some_and(|proxy| proxy.knows_addresses)
+        };
+        assert!(
+            !knows("gateway-1"),
+            "told, but it did not say that it knows"
+        );
+        fleet.seen(&first_id, 100);
+        assert!(knows("gateway-1"));
         assert!(drain(&mut first).contains(&told));
         health(&id, true);
         assert!(drain(&mut first).is_empty());

@@ -47,6 +47,9 @@ pub(super) async fn status(State(state): Api) -> Response {
     let proxies = control.fleet.proxies();
     let digest = current.as_ref().map(|current| current.digest.clone());
     let (received, dropped) = control.decisions.counts();
+    // A proxy that has the revision but not yet the addresses could not reach a service that just came.
+    let is_in_sync =
+        |proxy: &&ProxyView| Some(&proxy.digest) == digest.as_ref() && proxy.knows_addresses;
     Json(json!({
         "trust_domain": control.trust_domain(),
         "revision": current.as_ref().map_or(0, |current| current.number),
@@ -56,7 +59,7 @@ pub(super) async fn status(State(state): Api) -> Response {
         "proxies": {
             "connected": proxies.len(),
             "ready": proxies.iter().filter(|proxy| proxy.ready).count(),
-            "in_sync": proxies.iter().filter(|proxy| Some(&proxy.digest) == digest.as_ref()).count(),
+            "in_sync": proxies.iter().filter(is_in_sync).count(),
         },
         "services": current.as_ref().map_or(0, |current| current.config.services.len()),
         "decisions": {"received": received, "dropped": dropped},

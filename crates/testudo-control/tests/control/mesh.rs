@@ -185,6 +185,12 @@ async fn acknowledgements_and_events_are_shown() {
             error: String::new(),
         }))
         .await;
+    // More than what a stream begins with: it knows everything, the addresses of others too.
+    stream
+        .send(from_proxy::Message::Seen(testudo_model::mesh::Seen {
+            sequence: 100,
+        }))
+        .await;
     let event = |proxy: &str, service: &str, id: &str| {
         json!({
             "time": "2026-01-01T00:00:00Z", "request_id": id, "trace_id": "0", "proxy": proxy, "hop": "mesh", "revision": 1,

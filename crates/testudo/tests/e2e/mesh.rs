@@ -126,6 +126,10 @@ impl Mesh {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+        // They know each other's addresses, too.
+        wait_for("the proxies to be in sync", || {
+            mesh.get("/api/v1/status")["proxies"]["in_sync"].as_u64() >= Some(proxies as u64)
+        });
         mesh.roots_pem = mesh.get("/api/v1/trust")["roots_pem"]
             .as_str()
             .unwrap()
