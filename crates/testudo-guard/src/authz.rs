@@ -11,6 +11,7 @@ mod claims;
 mod context;
 mod directory;
 mod names;
+mod outlook;
 mod rule;
 mod slice;
 
@@ -32,6 +33,7 @@ use crate::schema::Values;
 pub use claims::{ClaimKind, claim_kinds};
 pub use directory::{Directory, DirectoryError};
 pub use names::{ActionNames, ENTITY_TYPES, GATEWAY, group_of_method};
+pub use outlook::{Outcome, Outlook};
 pub use rule::{Reads, Rule, RuleError, Who};
 
 use context::{Asked, Question};

@@ -17,11 +17,11 @@ mod vocabulary;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use testudo_guard::authz::{
-    ActionNames, ClaimKind, Directory, OperationPolicies, Rule, claim_kinds,
+    ActionNames, ClaimKind, Directory, OperationPolicies, Outcome, Outlook, Rule, Who, claim_kinds,
 };
 
 use crate::api::{ApiModel, OperationModel};
@@ -148,6 +148,51 @@ impl Compiled {
     pub fn slice_undocumented(&self, service: &Arc<str>) -> OperationPolicies {
         self.slice_of(&ActionNames::undocumented(service))
             .without_body()
+    }
+
+    /// The policies that could apply to operations of a service, in the order of the bundle.
+    pub fn rules_for(&self, service: &str) -> Vec<Arc<Rule>> {
+        let rules = self.rules.iter();
+        rules
+            .filter(|rule| rule.may_cover(service))
+            .cloned()
+            .collect()
+    }
+
+    /// What is certain of one operation before any request is made.
+    /// `rules`: at least those of [`Compiled::rules_for`] its service.
+    pub fn outlook(&self, names: &ActionNames, rules: &[Arc<Rule>]) -> Outlook {
+        match &self.directory {
+            Some(directory) => Outlook::new(names, rules, directory),
+            None => Outlook::default(),
+        }
+    }
+
+    /// What an outlook says of a service as the caller.
+    pub fn caller_outcome(&self, outlook: &Outlook, caller: &str) -> Outcome {
+        match &self.directory {
+            Some(directory) => outlook.caller(caller, directory),
+            None => Outcome::Deny(None),
+        }
+    }
+
+    /// The roles and the users that policies name.
+    pub fn named_users(&self) -> (BTreeSet<Arc<str>>, BTreeSet<Arc<str>>) {
+        let (mut roles, mut users) = (BTreeSet::new(), BTreeSet::new());
+        for rule in &self.rules {
+            match &rule.who {
+                Who::Role(role) => roles.insert(role.clone()),
+                Who::User(id) => users.insert(id.clone()),
+                Who::Everyone
+                | Who::Users
+                | Who::Anonymous
+                | Who::Services
+                | Who::Service(_)
+                | Who::ServiceRole(_)
+                | Who::Nobody => false,
+            };
+        }
+        (roles, users)
     }
 
     fn slice_of(&self, names: &ActionNames) -> OperationPolicies {

@@ -4,6 +4,7 @@
 //! valid by construction, `openapi` and `cedar` read what it names, `check` finds everything that
 //! is wrong or would silently do nothing, and `compile` builds a [`testudo_guard::Snapshot`].
 
+pub mod access;
 pub mod api;
 pub mod bundle;
 pub mod cedar;
@@ -16,6 +17,7 @@ pub mod explain;
 pub mod fix;
 pub mod init;
 pub mod json_schema;
+pub mod learn;
 pub mod openapi;
 pub mod reference;
 pub mod render;

@@ -9,6 +9,7 @@ use testudo_model::PolicyRef;
 
 use super::context::Asked;
 use super::directory::Directory;
+use super::outlook::Outcome;
 use super::rule::{Reads, Rule, Who};
 use super::{Decision, User};
 
@@ -16,6 +17,7 @@ use super::{Decision, User};
 pub(super) type Candidates = SmallVec<[u32; 16]>;
 
 /// Forbids first, then permits, each in the order of the bundle: the first that applies decides.
+#[derive(Default)]
 pub(super) struct Slice {
     entries: Vec<Entry>,
     reads: Reads,
@@ -84,7 +86,15 @@ impl Slice {
         });
         let mut by_name = Index::default();
         for (name, service) in directory.services() {
-            by_name.insert(name.clone(), slice.candidates(name, &service.roles));
+            // Whom nothing names has the candidates that everyone has.
+            let named = slice.by_id.contains_key(name)
+                || service
+                    .roles
+                    .iter()
+                    .any(|role| slice.by_role.contains_key(role));
+            if named {
+                by_name.insert(name.clone(), slice.candidates(name, &service.roles));
+            }
         }
         slice.by_id = by_name;
         slice.by_role = Index::default();
@@ -164,19 +174,58 @@ impl Slice {
         candidates
     }
 
+    fn chosen(&self, candidates: &Candidates) -> impl Iterator<Item = &Entry> + Clone {
+        candidates
+            .iter()
+            .filter_map(|index| self.entries.get(usize::try_from(*index).ok()?))
+    }
+
+    /// What these candidates decide whatever the request holds.
+    pub(super) fn outcome(&self, candidates: &Candidates) -> Outcome {
+        let (mut forbids, mut always, mut sometimes) = (None, None, None);
+        for entry in self.chosen(candidates) {
+            match (entry.forbids, &entry.condition) {
+                (true, None) => return Outcome::Deny(Some(entry.source.clone())),
+                (true, Some(_)) => forbids = forbids.or(Some(&entry.source)),
+                (false, None) => always = always.or(Some(&entry.source)),
+                (false, Some(_)) => sometimes = sometimes.or(Some(&entry.source)),
+            }
+        }
+        match (always, sometimes, forbids) {
+            (Some(_), _, Some(source)) | (None, Some(source), _) => {
+                Outcome::Depends(source.clone())
+            }
+            (Some(source), _, None) => Outcome::Permit(source.clone()),
+            (None, None, _) => Outcome::Deny(None),
+        }
+    }
+
+    /// The same where the question is only whether one forbids: otherwise `source` permits.
+    pub(super) fn outcome_of_forbids(
+        &self,
+        candidates: &Candidates,
+        source: &PolicyRef,
+    ) -> Outcome {
+        let mut forbids = self.chosen(candidates).filter(|entry| entry.forbids);
+        match forbids.clone().find(|entry| entry.condition.is_none()) {
+            Some(entry) => Outcome::Deny(Some(entry.source.clone())),
+            None => match forbids.next() {
+                Some(entry) => Outcome::Depends(entry.source.clone()),
+                None => Outcome::Permit(source.clone()),
+            },
+        }
+    }
+
     /// Decides by these candidates: the first `forbid` that applies; else any error; else the first
     /// permit that applies.
     pub(super) fn decide(&self, candidates: &Candidates, asked: &Asked<'_>) -> Decision {
-        let chosen = || {
-            candidates
-                .iter()
-                .filter_map(|index| self.entries.get(usize::try_from(*index).ok()?))
-        };
-        let reads = chosen().fold(Reads::default(), |reads, entry| reads.and(entry.reads));
+        let reads = self
+            .chosen(candidates)
+            .fold(Reads::default(), |reads, entry| reads.and(entry.reads));
         let evaluation = asked.evaluation(reads);
         let mut error = None;
         let mut permit = None;
-        for entry in chosen() {
+        for entry in self.chosen(candidates) {
             let applies = match &entry.condition {
                 None => Ok(true),
                 Some(condition) => asked

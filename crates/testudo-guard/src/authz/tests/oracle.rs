@@ -358,6 +358,16 @@ fn agrees(decision: &Decision, (expected, lines): (&'static str, Vec<u32>)) -> b
     kind == expected && named
 }
 
+/// Whether a decision is one that the outlook, which knew nothing of the request, left open.
+fn is_foreseen(outcome: &Outcome, decision: &Decision) -> bool {
+    match outcome {
+        Outcome::Permit(_) => matches!(decision, Decision::Permit(_) | Decision::Error { .. }),
+        Outcome::Deny(Some(_)) => matches!(decision, Decision::Forbid(_)),
+        Outcome::Deny(None) => !matches!(decision, Decision::Permit(_)),
+        Outcome::Depends(_) => true,
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -365,6 +375,8 @@ proptest! {
     fn slices_answer_as_cedar_does(policies in prop::collection::vec(policy(), 1..12), ask in ask()) {
         let text = policies.concat();
         let sliced = OperationPolicies::new(&ask.names(), &rules(&text), &directory()).unwrap();
+        let outlook = Outlook::new(&ask.names(), &rules(&text), &directory());
+        prop_assert!(rules(&text).iter().all(|rule| !rule.covers(&ask.names()) || rule.may_cover(ask.operation.0)));
         let set: PolicySet = text.parse().unwrap();
         let user = ask.user();
         let caller = ask.caller();
@@ -376,12 +388,22 @@ proptest! {
             let kind = if user.is_anonymous() { "Anonymous" } else { "User" };
             let principal = EntityUid::from_type_name_and_id(kind.parse().unwrap(), user.id.parse().unwrap());
             let decision = sliced.user(&facts, &ask.values());
+            let outcome = outlook.user(user);
+            prop_assert!(is_foreseen(&outcome, &decision), "user: {outcome:?}, then {decision:?}\n{text}");
             let expected = cedar(&set, &ask, principal);
             prop_assert!(agrees(&decision, expected.clone()), "user: {decision:?}, Cedar: {expected:?}\n{text}");
         }
         if let Some(name) = ask.caller {
             let principal = EntityUid::from_type_name_and_id("Service".parse().unwrap(), name.parse().unwrap());
             let decision = sliced.caller(&facts, &ask.values());
+            let outcome = if name == GATEWAY {
+                outlook.gateway(&PolicyRef { file: "route".into(), line: 0 })
+            } else {
+                outlook.caller(name, &directory())
+            };
+            let permitted_by_route = name == GATEWAY && decision == Decision::Default;
+            let foreseen = is_foreseen(&outcome, &decision) || (permitted_by_route && outcome.is_possible());
+            prop_assert!(foreseen, "caller: {outcome:?}, then {decision:?}\n{text}");
             let mut expected = cedar(&set, &ask, principal);
             if name == GATEWAY && expected.0 == "permit" {
                 expected = ("default", Vec::new());
