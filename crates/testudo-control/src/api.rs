@@ -27,6 +27,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::Control;
 
+mod access;
+mod audit;
 mod handlers;
 mod stream;
 mod validator;
@@ -140,6 +142,12 @@ fn router(state: Arc<ApiState>, stop: CancellationToken) -> Router {
             get(handlers::revocations).post(handlers::revoke),
         )
         .route("/api/v1/trust", get(handlers::trust))
+        .route("/api/v1/access", get(access::access))
+        .route("/api/v1/reach", get(access::reached))
+        .route("/api/v1/coverage", get(access::covered))
+        .route("/api/v1/calls", get(access::calls))
+        .route("/api/v1/audit", get(audit::entries))
+        .route("/api/v1/audit/verify", get(audit::verify))
         .route("/api/v1/decisions", get(handlers::decisions))
         .route("/api/v1/decisions/stream", get(stream::decisions))
         .route_layer(middleware::from_fn_with_state(

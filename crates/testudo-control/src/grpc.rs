@@ -299,7 +299,7 @@ fn receive(
             control.decisions.count_dropped(events.dropped);
             for json in events.json.iter().take(EVENTS_AT_ONCE) {
                 match serde_json::from_slice::<Event>(json) {
-                    Ok(event) if is_own(&event, proven, name) => control.decisions.add(event),
+                    Ok(event) if is_own(&event, proven, name) => control.decided(event),
                     Ok(_) | Err(_) => control.decisions.count_dropped(1),
                 }
             }

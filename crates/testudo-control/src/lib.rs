@@ -11,9 +11,11 @@ pub mod fleet;
 pub mod grpc;
 mod issue;
 mod listener;
+pub mod observed;
 pub mod revisions;
 mod run;
 pub mod store;
+pub mod views;
 pub mod why;
 
 use std::collections::BTreeMap;
@@ -56,6 +58,10 @@ pub struct Control {
     pub revisions: Revisions,
     /// Questions to the proxies that wait for answers.
     pub searches: why::gather::Searches,
+    /// Who called what, over restarts.
+    pub observed: observed::Observed,
+    /// What the newest revision lets whom do.
+    pub views: views::Views,
     /// Where the bundle is edited.
     pub bundle_dir: PathBuf,
     /// When this process started.
@@ -73,6 +79,19 @@ impl Control {
     /// The mesh's trust domain.
     pub fn trust_domain(&self) -> &str {
         self.domain.as_str()
+    }
+
+    /// Takes in a decision that a proxy sent.
+    pub fn decided(&self, event: testudo_model::Event) {
+        let current = self.revisions.current();
+        let template = current.as_ref().and_then(|current| {
+            let (service, name) = event.operation.as_deref()?.split_once(':')?;
+            let api = current.apis.get(service)?;
+            let operation = api.operations.iter().find(|known| &*known.name == name)?;
+            Some(&*operation.template)
+        });
+        self.observed.add(&event, template);
+        self.decisions.add(event);
     }
 
     /// Why the saved files are not what the mesh runs; `None` when they are.

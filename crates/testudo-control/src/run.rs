@@ -28,8 +28,10 @@ use crate::api::{self, ApiState};
 use crate::decisions::Decisions;
 use crate::fleet::Fleet;
 use crate::grpc::MeshService;
+use crate::observed::{self, Observed};
 use crate::revisions::{ApplyError, Revisions};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, with_cause};
+use crate::views::Views;
 use crate::{Control, files, listener, unix_now};
 
 /// Life of control's own SVID; it issues itself a new one at half of it.
@@ -165,6 +167,7 @@ pub async fn run(options: ControlOptions, stop: CancellationToken) -> Result<(),
     });
     tasks.spawn(api::serve(api, state, serving.clone()));
     tasks.spawn(upkeep(Arc::clone(&control), serving.clone()));
+    tasks.spawn(keep_observed(Arc::clone(&control), serving.clone()));
     if options.watch {
         tasks.spawn(files::watch(
             Arc::clone(&control),
@@ -212,6 +215,8 @@ fn open(options: &ControlOptions) -> Result<Arc<Control>, ControlError> {
             .collect(),
     );
     let control = Arc::new(Control {
+        observed: Observed::open(store.clone())?,
+        views: Views::default(),
         store,
         fleet,
         decisions: Decisions::default(),
@@ -285,6 +290,28 @@ async fn upkeep(control: Arc<Control>, stop: CancellationToken) {
             .is_none_or(|own| own.not_after() < unix_now() + half);
         if due && let Err(error) = renew_own_identity(&control) {
             tracing::error!(%error, "control cannot renew its own identity");
+        }
+    }
+}
+
+/// Writes what was observed, rarely, and once more at the end.
+async fn keep_observed(control: Arc<Control>, stop: CancellationToken) {
+    loop {
+        let stopping = tokio::select! {
+            () = tokio::time::sleep(observed::FLUSH) => false,
+            () = stop.cancelled() => true,
+        };
+        let flushed = Arc::clone(&control);
+        // Up to some megabytes: not on the thread that serves everybody.
+        match tokio::task::spawn_blocking(move || flushed.observed.flush()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(error = %with_cause(&error), "observed calls cannot be kept");
+            }
+            Err(error) => tracing::error!(%error, "keeping observed calls panicked"),
+        }
+        if stopping {
+            return;
         }
     }
 }

@@ -5,12 +5,17 @@
 //! Every write is one transaction: after a crash or on a full disk the store holds either all of a
 //! change or none of it.
 
+mod audit;
+mod calls;
+
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 use testudo_model::Manifest;
+
+pub use audit::{AuditBreak, AuditCheck};
 
 /// Revision number to its signed manifest.
 const REVISIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("revisions");
@@ -254,6 +259,7 @@ impl Store {
             write.open_table(TOKEN_KEYS)?;
             write.open_table(PROXIES)?;
             write.open_table(AUDIT)?;
+            write.open_table(calls::CALLS)?;
             write.commit()?;
             Ok(())
         };

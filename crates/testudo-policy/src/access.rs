@@ -20,7 +20,7 @@ use crate::cedar::Compiled;
 use crate::config::{Config, Service, policy_ref};
 
 /// Who could ask.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Subject {
     /// A user with this role and no other.
     Role(Arc<str>),

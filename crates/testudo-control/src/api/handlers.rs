@@ -357,7 +357,7 @@ fn timestamp(seconds: u64) -> Option<jiff::Timestamp> {
         .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok())
 }
 
-fn store_failed(error: &StoreError) -> Response {
+pub(super) fn store_failed(error: &StoreError) -> Response {
     let detail = with_cause(error);
     tracing::error!(detail, "the store failed");
     problem(StatusCode::INSUFFICIENT_STORAGE, "store.failed", &detail)

@@ -256,10 +256,9 @@ fn two_hundred_services_are_asked_about_quickly() {
     let matrix = started.elapsed();
     assert_eq!(access.operations.len(), 4_000);
     assert_eq!(access.cells.len(), 200 * 4 + 200 * 10);
-    let started = Instant::now();
     let found = reach(&access, large.config.as_ref().unwrap(), &"s0".into());
     // The next service's reads for which there are users; none of those gets to the one behind it.
     assert_eq!(found.len(), 2);
-    // This build is not optimized; what an API answers in is measured in control.
+    // This build is not optimized: in such a one it takes 0.8 s here. The bound is for what grows with the square.
     assert!(matrix.as_secs() < 10, "{matrix:?}");
 }

@@ -2,7 +2,7 @@
 //! were. Fed with events and bounded in every direction; names neither a credential nor an object.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -80,6 +80,9 @@ pub struct Call {
     /// Whose objects the path named, by parameter.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub objects: BTreeMap<String, Objects>,
+    /// Since [`Calls::take_changed`].
+    #[serde(skip)]
+    changed: bool,
 }
 
 /// How a path parameter went with the user.
@@ -181,6 +184,7 @@ impl Call {
             refused: 0,
             users: Distinct::default(),
             objects: BTreeMap::new(),
+            changed: true,
         }
     }
 
@@ -314,17 +318,18 @@ impl Calls {
         })
     }
 
-    /// Counts a request and looks at it. `template`: the path template of its operation.
-    pub fn add(&mut self, event: &Event, template: Option<&str>) {
-        if let Some(call) = Calls::key_of(event).and_then(|key| self.entry(key, event.time)) {
+    /// Counts a request and looks at it. `template`: the path template of its operation; `at`: when it counts as
+    /// seen.
+    pub fn add(&mut self, event: &Event, template: Option<&str>, at: Timestamp) {
+        if let Some(call) = Calls::key_of(event).and_then(|key| self.entry(key, at)) {
             call.count(event);
             call.look_at(event, template);
         }
     }
 
     /// Looks at a request that is counted otherwise.
-    pub fn look_at(&mut self, event: &Event, template: Option<&str>) {
-        if let Some(call) = Calls::key_of(event).and_then(|key| self.entry(key, event.time)) {
+    pub fn look_at(&mut self, event: &Event, template: Option<&str>, at: Timestamp) {
+        if let Some(call) = Calls::key_of(event).and_then(|key| self.entry(key, at)) {
             call.look_at(event, template);
         }
     }
@@ -363,7 +368,33 @@ impl Calls {
         let call = self.calls.entry(key).or_insert_with(|| Call::new(at));
         call.first = call.first.min(at);
         call.last = call.last.max(at);
+        call.changed = true;
         Some(call)
+    }
+
+    /// The calls that changed since this was asked last, for whoever keeps them.
+    pub fn take_changed(&mut self) -> Vec<(CallKey, Call)> {
+        let changed = self.calls.iter_mut().filter(|(_, call)| call.changed);
+        changed
+            .map(|(key, call)| {
+                call.changed = false;
+                (key.clone(), call.clone())
+            })
+            .collect()
+    }
+
+    /// What users did, each request once: the sidecar behind a route sees again what the edge has seen.
+    pub fn of_users(&self) -> impl Iterator<Item = (&CallKey, &Call)> {
+        let edge: HashSet<(&str, &Identity)> = self
+            .calls
+            .keys()
+            .filter(|key| key.caller.is_none())
+            .map(|key| (key.operation.as_str(), &key.identity))
+            .collect();
+        self.calls.iter().filter(move |(key, _)| {
+            let seen_before = edge.contains(&(key.operation.as_str(), &key.identity));
+            key.caller.as_deref() != Some("gateway") || !seen_before
+        })
     }
 
     /// Forgets calls that were not seen since `time`; returns their keys.
