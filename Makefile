@@ -30,9 +30,10 @@ check-tools:
 	@$(CARGO) fmt --version >/dev/null 2>&1 || { echo "rustfmt is missing: installing it"; rustup component add rustfmt; }
 	@$(CARGO) clippy --version >/dev/null 2>&1 || { echo "clippy is missing: installing it"; rustup component add clippy; }
 
-## What guard costs for a request, with allocation counts.
+## What guard costs for a request, with allocation counts; then the whole proxy beside its peers (bench/README.md).
 bench:
 	@$(CARGO) bench --workspace --benches
+	@bench/all.sh
 
 ## Licences, duplicate and banned crates, sources.
 deny:
