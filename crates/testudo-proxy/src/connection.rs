@@ -26,6 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::core::{Core, Side};
 use crate::io::{Activity, OpenConnection, Opening, Replayed, Watched, opening};
 use crate::listener::Admitted;
+use crate::peer_uid;
 use crate::request;
 use crate::screened::{Screened, Wire};
 use crate::shared::Tallied;
@@ -90,7 +91,10 @@ pub(crate) async fn serve_tcp(
         Side::Edge => serve_edge(core, stream, address, place).await,
         Side::Inbound => serve_inbound(core, stream, address, place).await,
         Side::Outbound => {
-            let connection = Connection::new(&core, side, client(address, false, None), place);
+            let mut connection = Connection::new(&core, side, client(address, false, None), place);
+            if is_own_user(&core, &stream) {
+                connection.sender = Sender::Application;
+            }
             serve_plain(core, connection, stream).await;
         }
     }
@@ -103,6 +107,29 @@ pub(crate) async fn serve_unix(core: Rc<Core>, side: Side, stream: UnixStream, p
     let mut connection = Connection::new(&core, side, peer, place);
     connection.sender = Sender::Application;
     serve_plain(core, connection, stream).await;
+}
+
+/// Whether the process at the other end runs as the application alone does. Asked once: the descriptor could be
+/// handed on, but only by who holds it.
+fn is_own_user(core: &Core, stream: &TcpStream) -> bool {
+    let Some(wanted) = core.shared.options.app_uid else {
+        return false;
+    };
+    let (Ok(from), Ok(to)) = (stream.peer_addr(), stream.local_addr()) else {
+        return false;
+    };
+    match peer_uid::of(from, to) {
+        Ok(found) => {
+            if found != Some(wanted) {
+                tracing::debug!(%from, ?found, wanted, "not the application's user");
+            }
+            found == Some(wanted)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot ask whose a connection is: it counts as foreign");
+            false
+        }
+    }
 }
 
 const fn client(address: IpAddr, tls: bool, server_name: Option<Arc<str>>) -> Peer {

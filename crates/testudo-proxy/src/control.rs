@@ -36,8 +36,10 @@ pub use store::StoreError;
 use crate::effective;
 use crate::error_text as text_of;
 use crate::shared::Shared;
+pub use install::WhichApp;
+
 use channel::{Backoff, Client};
-use install::Compiler;
+use install::{Compiler, InstallError};
 use session::Session;
 use store::{Kept, Record, Store};
 use token_key::OwnKeys;
@@ -91,6 +93,9 @@ pub enum LinkError {
     /// Joining failed for good.
     #[error("this proxy cannot join the mesh")]
     Join(#[source] JoinError),
+    /// It could serve nothing.
+    #[error(transparent)]
+    WhichApp(#[from] WhichApp),
 }
 
 /// What the parts of the link share. Used by one thread only.
@@ -268,7 +273,7 @@ impl Link {
         tokio::select! {
             never = context.keep_streaming() => match never {},
             never = join::keep_renewing(context) => match never {},
-            never = context.keep_installing() => match never {},
+            which = context.keep_installing() => Err(which.into()),
             never = modes::keep_modes(context) => match never {},
             never = join::keep_edge_certificate(context), if gateway => match never {},
             never = context.keep_token_key(), if gateway => match never {},
@@ -346,6 +351,7 @@ impl Context {
                 self.shared.installed.install_snapshot(snapshot);
             }
             Ok(None) => {}
+            Err(InstallError::WhichApp(which)) => return Err(which.into()),
             // Fails closed: not ready until control sends a revision.
             Err(error) => {
                 tracing::error!(
@@ -421,8 +427,9 @@ impl Context {
         }
     }
 
-    /// Installs the newest manifest, one at a time.
-    async fn keep_installing(&self) -> Infallible {
+    /// Installs the newest manifest, one at a time. Ends where the proxy has nothing in force and cannot have it as
+    /// it was started; with something in force it goes on with that.
+    async fn keep_installing(&self) -> WhichApp {
         let mut manifests = self.manifests.subscribe();
         loop {
             // The sender lives in `self`.
@@ -430,7 +437,13 @@ impl Context {
             let Some(manifest) = manifests.borrow_and_update().clone() else {
                 continue;
             };
-            let ack = install::install(self, manifest).await.into_ack();
+            let outcome = install::install(self, manifest).await;
+            if let Err(InstallError::WhichApp(which)) = &outcome.result
+                && self.shared.installed.snapshot.load().is_none()
+            {
+                return which.clone();
+            }
+            let ack = outcome.into_ack();
             // Full only while no stream takes them; control learns the state from the next hello.
             let _ = self.acks.try_send(ack);
         }
@@ -528,6 +541,7 @@ impl Context {
         Compiler {
             role: options.role.clone(),
             base_dir: options.base_dir.clone().unwrap_or_else(|| ".".into()),
+            app_given: options.app.is_some(),
         }
     }
 

@@ -29,6 +29,7 @@ mod lifetime;
 mod listener;
 mod observation;
 mod outbound;
+mod peer_uid;
 mod request;
 mod respond;
 mod runtime;
@@ -42,9 +43,10 @@ mod watchdog;
 mod websocket;
 
 pub use addresses::Addresses;
-pub use control::{JoinError, LinkError, StoreError};
+pub use control::{JoinError, LinkError, StoreError, WhichApp};
 pub use installed::Installed;
 pub use options::{Caps, DrainOptions, ListenAddress, ProxyOptions};
+pub use peer_uid::AppUidError;
 pub use runtime::{ProxyError, prepare, run, serve};
 pub use shared::{Bound, Shared};
 

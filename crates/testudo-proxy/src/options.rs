@@ -34,6 +34,8 @@ pub struct ProxyOptions {
     pub admin: Option<SocketAddr>,
     /// Sidecar: its application, where the bundle names several or another.
     pub app: Option<AppAddress>,
+    /// Sidecar: the user as which its application runs, and nothing else; its TCP connections need no secret.
+    pub app_uid: Option<u32>,
     /// Data threads; left out: all cores for a gateway, at most two for a sidecar.
     pub threads: Option<usize>,
     /// How it stops.
@@ -58,6 +60,7 @@ impl ProxyOptions {
             advertise: None,
             admin: None,
             app: None,
+            app_uid: None,
             threads: None,
             drain: DrainOptions::default(),
             caps: Caps::default(),

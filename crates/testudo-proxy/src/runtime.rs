@@ -20,6 +20,7 @@ use crate::drain::Phase;
 use crate::jwks;
 use crate::listener;
 use crate::options::{ListenAddress, ProxyOptions};
+use crate::peer_uid::{self, AppUidError};
 use crate::shared::{Bound, Evidence, Shared};
 use crate::state::{self, Ready};
 
@@ -53,6 +54,9 @@ pub enum ProxyError {
     /// There is no link to a mesh.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// The application cannot be told by its user.
+    #[error(transparent)]
+    AppUid(#[from] AppUidError),
     /// A data thread ended by a panic.
     #[error("a data thread panicked")]
     Panicked,
@@ -83,6 +87,9 @@ pub fn run(options: ProxyOptions) -> Result<(), ProxyError> {
 /// # Errors
 /// The state folder cannot be used.
 pub fn prepare(options: ProxyOptions) -> Result<(Arc<Shared>, Recorder), ProxyError> {
+    if let Some(uid) = options.app_uid {
+        peer_uid::check(uid)?;
+    }
     let dir = options.state_dir.clone();
     let state_error = |source| ProxyError::State {
         path: dir.clone(),

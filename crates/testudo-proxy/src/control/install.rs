@@ -13,6 +13,7 @@ use testudo_policy::compile::compile;
 
 use super::store::{StoreError, is_content_of};
 use super::{Context, status_text, text_of};
+use crate::effective::app_text;
 
 /// More than a manifest of [`MAX_FILES`] parts takes.
 const MAX_MANIFEST_BYTES: usize = 4 * 1024 * 1024;
@@ -42,10 +43,22 @@ pub(super) enum InstallError {
     Fetch(String),
     #[error("{0}")]
     Compile(String),
+    #[error(transparent)]
+    WhichApp(#[from] WhichApp),
     #[error("the compiler panicked")]
     Panicked,
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// The bundle names several applications, and nobody said which one this sidecar stands in front of.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "{service} has several applications ({}): which one is this sidecar's?\nhint: start it with --app {}", addresses.join(", "), addresses.first().map_or("ADDR", String::as_str)
+)]
+pub struct WhichApp {
+    service: String,
+    addresses: Vec<String>,
 }
 
 /// A manifest whose signature holds.
@@ -271,6 +284,8 @@ fn bundle_of(needed: &[&PartRef], contents: &Contents) -> Result<Bundle, Install
 pub(super) struct Compiler {
     pub(super) role: Role,
     pub(super) base_dir: std::path::PathBuf,
+    /// Whether the application was named at the start.
+    pub(super) app_given: bool,
 }
 
 impl Compiler {
@@ -280,9 +295,8 @@ impl Compiler {
         number: u64,
         digest: &str,
     ) -> Result<Arc<Snapshot>, InstallError> {
-        compile(bundle, number, digest, &self.role, &self.base_dir)
-            .map(Arc::new)
-            .map_err(|diagnostics| {
+        let snapshot =
+            compile(bundle, number, digest, &self.role, &self.base_dir).map_err(|diagnostics| {
                 let list = diagnostics.sorted();
                 let shown: Vec<String> = list
                     .iter()
@@ -294,6 +308,19 @@ impl Compiler {
                     })
                     .collect();
                 InstallError::Compile(shown.join("\n"))
-            })
+            })?;
+        self.one_app(&snapshot)?;
+        Ok(Arc::new(snapshot))
+    }
+
+    /// One sidecar, one application.
+    fn one_app(&self, snapshot: &Snapshot) -> Result<(), WhichApp> {
+        match snapshot.own_service() {
+            Some(own) if own.app.len() > 1 && !self.app_given => Err(WhichApp {
+                service: own.name.to_string(),
+                addresses: own.app.iter().map(app_text).collect(),
+            }),
+            _ => Ok(()),
+        }
     }
 }

@@ -10,6 +10,7 @@
     clippy::disallowed_methods
 )]
 
+mod alone;
 mod grpc;
 mod http;
 mod issuer;

@@ -45,8 +45,8 @@ fn answer(_: &Seen) -> Option<Vec<u8>> {
     respond(200, &[("x-total", "7")], "fine")
 }
 
-struct World {
-    mesh: Mesh,
+pub struct World {
+    pub mesh: Mesh,
     certificates: [SelfSigned; 2],
     items: Upstream,
     outside: Upstream,
@@ -56,7 +56,7 @@ struct World {
     _others: Vec<Upstream>,
 }
 
-fn world() -> MutexGuard<'static, World> {
+pub fn world() -> MutexGuard<'static, World> {
     static WORLD: LazyLock<Mutex<World>> = LazyLock::new(|| Mutex::new(World::start()));
     WORLD.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -34,6 +34,10 @@ pub(crate) struct StartArgs {
     /// Sidecar: its application, HOST:PORT or unix:PATH; left out: as the bundle says
     #[arg(long, value_name = "ADDR", value_parser = app_address)]
     app: Option<AppAddress>,
+    /// Sidecar: the user as which its application runs and nothing else does; its connections to the outbound port
+    /// need no secret then (Linux)
+    #[arg(long, value_name = "UID")]
+    app_uid: Option<u32>,
     /// Sidecar: where other proxies connect by mTLS [default: 0.0.0.0:15006]
     #[arg(long, value_name = "ADDR")]
     inbound: Option<SocketAddr>,
@@ -114,11 +118,13 @@ impl StartArgs {
         let misplaced = match role {
             Role::Gateway => [
                 ("--app", self.app.is_some()),
+                ("--app-uid", self.app_uid.is_some()),
                 ("--inbound", self.inbound.is_some()),
                 ("--outbound", self.outbound.is_some()),
             ],
             Role::Sidecar(_) => [
                 ("--listen", self.listen.is_some()),
+                ("", false),
                 ("", false),
                 ("", false),
             ],
@@ -139,6 +145,7 @@ impl StartArgs {
             advertise: self.advertise,
             admin: self.admin,
             app: self.app,
+            app_uid: self.app_uid,
             threads: self.threads.map(usize::from),
             ..ProxyOptions::new(role, state)
         })
