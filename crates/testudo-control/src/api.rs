@@ -29,7 +29,9 @@ use crate::Control;
 
 mod access;
 mod audit;
+mod containments;
 mod handlers;
+mod modes;
 mod stream;
 mod validator;
 
@@ -140,6 +142,19 @@ fn router(state: Arc<ApiState>, stop: CancellationToken) -> Router {
         .route(
             "/api/v1/revocations",
             get(handlers::revocations).post(handlers::revoke),
+        )
+        .route(
+            "/api/v1/containments",
+            get(containments::list).post(containments::add),
+        )
+        .route(
+            "/api/v1/containments/{id}",
+            axum::routing::delete(containments::release),
+        )
+        .route("/api/v1/modes", get(modes::list).post(modes::set))
+        .route(
+            "/api/v1/modes/{service}",
+            axum::routing::delete(modes::reset),
         )
         .route("/api/v1/trust", get(handlers::trust))
         .route("/api/v1/access", get(access::access))

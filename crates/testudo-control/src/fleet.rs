@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 use testudo_model::mesh::{
-    Addresses, Find, Fleet as FleetMessage, FromControl, Hello, Revocations, ServiceAddresses,
-    ServiceCount, SignedManifest, TokenKeys, Trust, from_control::Message,
+    Addresses, Containment, Containments, Find, Fleet as FleetMessage, FromControl, Hello,
+    ModeOverride, Modes, Revocations, ServiceAddresses, ServiceCount, SignedManifest, TokenKeys,
+    Trust, from_control::Message,
 };
 use tokio::sync::{Notify, mpsc};
 
@@ -78,6 +79,8 @@ struct Desired {
     trust: Trust,
     revocations: Revocations,
     token_keys: TokenKeys,
+    containments: Vec<Containment>,
+    modes: Vec<ModeOverride>,
 }
 
 #[derive(Default)]
@@ -127,6 +130,12 @@ impl Fleet {
         connection.send(Message::Trust(desired.trust.clone()));
         connection.send(Message::Revocations(desired.revocations.clone()));
         connection.send(Message::TokenKeys(desired.token_keys.clone()));
+        // Both replace what the proxy kept, so the empty ones are sent too.
+        connection.send_containments(&desired.containments);
+        connection.send(Message::Modes(Modes {
+            entries: desired.modes.clone(),
+            audited: None,
+        }));
         if let Some(manifest) = &desired.manifest {
             connection.send(Message::Manifest(manifest.clone()));
         }
@@ -190,6 +199,30 @@ impl Fleet {
         let mut state = self.lock();
         state.desired.revocations = revocations.clone();
         state.send_all(&Message::Revocations(revocations));
+    }
+
+    /// Every proxy gets the containments that concern it.
+    pub fn publish_containments(&self, containments: Vec<Containment>) {
+        let mut state = self.lock();
+        for connection in state.connections.values_mut() {
+            connection.send_containments(&containments);
+        }
+        state.desired.containments = containments;
+    }
+
+    /// Every proxy gets the modes that hold for a while.
+    pub fn publish_modes(&self, modes: Vec<ModeOverride>) {
+        let mut state = self.lock();
+        state.desired.modes = modes.clone();
+        state.send_all(&Message::Modes(Modes {
+            entries: modes,
+            audited: None,
+        }));
+    }
+
+    /// One proxy gets the modes with what is known of its own changes.
+    pub fn send_modes(&self, id: &ConnectionId, modes: Modes) {
+        self.update(id, |connection| connection.send(Message::Modes(modes)));
     }
 
     /// Sets the token keys without sending them, at start-up.
@@ -443,6 +476,19 @@ impl Connection {
             let (closed, _) = mpsc::channel(1);
             self.sender = closed;
         }
+    }
+
+    /// A gateway sees every request; a sidecar hears of its own service alone, called and calling.
+    fn send_containments(&mut self, all: &[Containment]) {
+        let own = self.hello.service.as_str();
+        let is_gateway = self.hello.role == "gateway";
+        let concerns = |entry: &&Containment| {
+            is_gateway
+                || entry.service == own
+                || (entry.kind == "service" && entry.principal == own)
+        };
+        let entries = all.iter().filter(concerns).cloned().collect();
+        self.send(Message::Containments(Containments { entries }));
     }
 
     fn view(&self) -> ProxyView {

@@ -21,7 +21,7 @@ use crate::Control;
 use crate::fleet::{ConnectionId, QUEUE};
 use crate::listener::MeshPeer;
 use crate::revisions::may_have;
-use crate::store::StoredTokenKey;
+use crate::store::{StoredTokenKey, with_cause};
 use crate::why::gather::Answer;
 
 /// Most events in one message that are read; a proxy that sends more is cut off.
@@ -137,6 +137,9 @@ impl Mesh for MeshService {
         let (sender, mut queued) = mpsc::channel(QUEUE);
         let (outgoing, stream) = mpsc::channel(1);
         let id = self.control.fleet.connect(hello, sender);
+        self.control
+            .fleet
+            .send_modes(&id, self.control.modes_for(&name));
         tracing::info!(proxy = name, "a proxy connected");
         let control = Arc::clone(&self.control);
         tokio::spawn(async move {
@@ -293,7 +296,20 @@ fn receive(
             };
             control.searches.answer(found.id, name, answer);
         }
-        Message::Windows(_) | Message::ModeChanged(_) => {}
+        Message::Windows(_) => {}
+        Message::ModeChanged(change) => {
+            // A gateway judges requests to all services, a sidecar those to its own.
+            let own = |service: &str| proven.role() == "gateway" || service == proven.service();
+            match control.mode_changed(name, own, &change) {
+                Ok(()) => control.fleet.send_modes(id, control.modes_for(name)),
+                // Told again on the next stream.
+                Err(error) => tracing::error!(
+                    error = with_cause(&error),
+                    proxy = name,
+                    "a mode set on a host is not written down"
+                ),
+            }
+        }
         Message::TokenKey(key) => take_token_key(control, id, proven, name, key)?,
         Message::Events(events) => {
             control.decisions.count_dropped(events.dropped);

@@ -5,12 +5,14 @@
 //! ([`api`]) both use. One thread serves everything; compiling a bundle happens on another.
 
 pub mod api;
+pub mod containment;
 pub mod decisions;
 mod files;
 pub mod fleet;
 pub mod grpc;
 mod issue;
 mod listener;
+pub mod modes;
 pub mod observed;
 pub mod revisions;
 mod run;
@@ -56,6 +58,10 @@ pub struct Control {
     pub decisions: Decisions,
     /// What decides.
     pub revisions: Revisions,
+    /// Who is narrowed.
+    pub containments: containment::Containments,
+    /// Modes that hold for a while.
+    pub modes: modes::Modes,
     /// Questions to the proxies that wait for answers.
     pub searches: why::gather::Searches,
     /// Who called what, over restarts.

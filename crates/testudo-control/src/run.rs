@@ -25,9 +25,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, ApiState};
+use crate::containment::Containments;
 use crate::decisions::Decisions;
 use crate::fleet::Fleet;
 use crate::grpc::MeshService;
+use crate::modes::Modes;
 use crate::observed::{self, Observed};
 use crate::revisions::{ApplyError, Revisions};
 use crate::store::{Store, StoreError, with_cause};
@@ -168,6 +170,7 @@ pub async fn run(options: ControlOptions, stop: CancellationToken) -> Result<(),
     tasks.spawn(api::serve(api, state, serving.clone()));
     tasks.spawn(upkeep(Arc::clone(&control), serving.clone()));
     tasks.spawn(keep_observed(Arc::clone(&control), serving.clone()));
+    tasks.spawn(end_what_is_over(Arc::clone(&control), serving.clone()));
     if options.watch {
         tasks.spawn(files::watch(
             Arc::clone(&control),
@@ -214,12 +217,16 @@ fn open(options: &ControlOptions) -> Result<Arc<Control>, ControlError> {
             .map(|root| root.to_vec())
             .collect(),
     );
+    let containments = Containments::open(&store)?;
+    let modes = Modes::open(&store)?;
     let control = Arc::new(Control {
         observed: Observed::open(store.clone())?,
         views: Views::default(),
         store,
         fleet,
         decisions: Decisions::default(),
+        containments,
+        modes,
         searches: crate::why::gather::Searches::default(),
         revisions,
         bundle_dir: options.bundle_dir.clone(),
@@ -231,6 +238,8 @@ fn open(options: &ControlOptions) -> Result<Arc<Control>, ControlError> {
         bundle_error: Mutex::new(bundle_error),
     });
     control.spread_revocations()?;
+    control.spread_containments();
+    control.spread_modes();
     control.fleet.preset_token_keys(control.token_keys()?);
     Ok(control)
 }
@@ -312,6 +321,23 @@ async fn keep_observed(control: Arc<Control>, stop: CancellationToken) {
         }
         if stopping {
             return;
+        }
+    }
+}
+
+/// Containments and modes end by themselves, at the proxies too; here they also leave the store.
+async fn end_what_is_over(control: Arc<Control>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            () = stop.cancelled() => return,
+        }
+        let ended = control.expire_containments();
+        if let Err(error) = ended.and_then(|()| control.expire_modes()) {
+            tracing::error!(
+                error = crate::store::with_cause(&error),
+                "what is over stays in the store"
+            );
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod audit;
 mod calls;
+mod narrowing;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use testudo_model::Manifest;
 
 pub use audit::{AuditBreak, AuditCheck};
+pub use narrowing::HostModes;
 
 /// Revision number to its signed manifest.
 const REVISIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("revisions");
@@ -260,6 +262,9 @@ impl Store {
             write.open_table(PROXIES)?;
             write.open_table(AUDIT)?;
             write.open_table(calls::CALLS)?;
+            write.open_table(narrowing::CONTAINMENTS)?;
+            write.open_table(narrowing::MODES)?;
+            write.open_table(narrowing::HOST_MODES)?;
             write.commit()?;
             Ok(())
         };

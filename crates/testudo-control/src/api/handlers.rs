@@ -11,7 +11,7 @@ use base64::prelude::BASE64_STANDARD;
 use http::{StatusCode, header};
 use serde::Deserialize;
 use serde_json::json;
-use testudo_policy::config::Sidecar;
+use testudo_policy::config::{Service, Sidecar};
 use testudo_policy::diagnostic::Diagnostic;
 
 use super::{ApiState, OPENAPI, problem, problem_with};
@@ -62,6 +62,8 @@ pub(super) async fn status(State(state): Api) -> Response {
             "in_sync": proxies.iter().filter(is_in_sync).count(),
         },
         "services": current.as_ref().map_or(0, |current| current.config.services.len()),
+        "containments": control.containments.active().len(),
+        "modes": control.mode_views().len(),
         "decisions": {"received": received, "dropped": dropped},
         "authority": control.authority_view(),
         "started": control.started,
@@ -227,7 +229,9 @@ pub(super) async fn services(State(state): Api) -> Response {
                 .collect();
             json!({
                 "name": &*service.name,
-                "mode": service.mode,
+                "mode": state.control.mode_of(&service.name),
+                "configured_mode": state.control.configured_mode(&service.name),
+                "mode_until": mode_until(&state.control, service),
                 "user": format!("{:?}", service.user).to_lowercase(),
                 "api": service.api.openapi.as_ref().map(|(path, _)| path),
                 "operations": current.operations.get(&service.name),
@@ -240,6 +244,13 @@ pub(super) async fn services(State(state): Api) -> Response {
         })
         .collect();
     Json(list).into_response()
+}
+
+/// When a service's mode ends: one set for a while, or one with an end in the bundle.
+fn mode_until(control: &crate::Control, service: &Service) -> Option<jiff::Timestamp> {
+    let set = control.modes.of(&service.name).map(|(_, until)| until);
+    let until = set.or(service.mode_until)?;
+    timestamp(until).filter(|until| *until > jiff::Timestamp::now())
 }
 
 pub(super) async fn identities(State(state): Api) -> Response {
