@@ -3,15 +3,40 @@
 CARGO ?= cargo
 BIN   := target/debug/testudo
 
-.PHONY: demo build test fmt lint check-tools bench deny
+.PHONY: demo build test fmt lint check-tools bench deny ui ui-if-possible ui-check ui-test ui-pictures
 
 ## The sample mesh with its users and attackers, live in this terminal.
 demo: build
 	@$(BIN) demo $(DEMO_ARGS)
 
-## The binary and the sample services.
-build:
+## The binary and the sample services; with the dashboard where npm is there or can be installed.
+build: ui-if-possible
 	@$(CARGO) build --workspace --bins
+
+## The dashboard, which the next build puts into the binary. Built anew only when something in ui/ changed.
+ui: ui/dist/index.html
+
+UI_SOURCES := $(shell find ui/src ui/public -type f 2>/dev/null) ui/index.html ui/vite.config.ts ui/svelte.config.js ui/tsconfig.json
+
+ui/dist/index.html: ui/node_modules/.package-lock.json $(UI_SOURCES)
+	@cd ui && npm run --silent build
+
+ui/node_modules/.package-lock.json: ui/package-lock.json
+	@$(MAKE) --no-print-directory check-node
+	@echo "dashboard: fetching its libraries"
+	@cd ui && npm ci --no-audit --no-fund --silent
+	@touch $@
+
+ui-if-possible:
+	@$(MAKE) --no-print-directory ui || echo "dashboard: not built, see above; going on without it (GET / says how to get it)"
+
+.PHONY: check-node
+check-node:
+	@command -v npm >/dev/null && node -e 'process.exit(+process.versions.node.split(".")[0] < 20)' || { echo "Node 20 with npm is missing: installing it"; apt-get update -qq && apt-get install -y -qq nodejs npm; }
+	@node -e 'process.exit(+process.versions.node.split(".")[0] < 20)' || { echo "the dashboard needs Node 20 or newer; this is $$(node --version)"; exit 1; }
+
+check-chromium:
+	@command -v chromium >/dev/null || { echo "chromium is missing: installing it"; apt-get update -qq && apt-get install -y -qq chromium; }
 
 ## Everything that CI checks: format, lints, unit, integration and end-to-end tests on real sockets.
 # All targets at once: one set of features for lints, the sample services and tests, so that nothing is built twice.

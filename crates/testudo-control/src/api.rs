@@ -30,6 +30,7 @@ use crate::Control;
 mod access;
 mod audit;
 mod containments;
+pub mod dashboard;
 mod handlers;
 mod modes;
 mod stream;
@@ -173,6 +174,7 @@ fn router(state: Arc<ApiState>, stop: CancellationToken) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(handlers::ready))
+        .merge(dashboard::routes())
         .merge(api)
         .fallback(handlers::nothing_here)
         .layer(middleware::from_fn_with_state(
@@ -207,15 +209,19 @@ async fn check_host(
     }
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),
     );
-    headers.insert(
-        header::CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"),
-    );
+    // The dashboard's files bring their own.
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    headers
+        .entry(header::CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static(
+            "default-src 'none'; frame-ancestors 'none'",
+        ));
     Ok(response)
 }
 

@@ -22,16 +22,15 @@ use crate::store::{StoreError, StoredRevocation, with_cause};
 
 type Api = State<Arc<ApiState>>;
 
+pub(super) const NOTHING_HERE: &str =
+    "there is nothing here; GET /api/v1/openapi.json lists what there is";
+
 pub(super) async fn openapi() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
 }
 
 pub(super) async fn nothing_here() -> Response {
-    problem(
-        StatusCode::NOT_FOUND,
-        "path.unknown",
-        "there is nothing here; GET /api/v1/openapi.json lists what there is",
-    )
+    problem(StatusCode::NOT_FOUND, "path.unknown", NOTHING_HERE)
 }
 
 pub(super) async fn ready(State(state): Api) -> Response {
