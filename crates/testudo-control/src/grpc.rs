@@ -30,6 +30,9 @@ const EVENTS_AT_ONCE: usize = 4096;
 /// Most events in one answer that are read.
 const FOUND_AT_ONCE: usize = 64;
 
+/// Most parts of windows in one message that are read.
+const WINDOWS_AT_ONCE: usize = 16;
+
 /// A token key lives at most so long (seconds).
 const TOKEN_KEY_TTL: u64 = 7 * 24 * 3600;
 
@@ -296,7 +299,6 @@ fn receive(
             };
             control.searches.answer(found.id, name, answer);
         }
-        Message::Windows(_) => {}
         Message::ModeChanged(change) => {
             // A gateway judges requests to all services, a sidecar those to its own.
             let own = |service: &str| proven.role() == "gateway" || service == proven.service();
@@ -318,6 +320,17 @@ fn receive(
                     Ok(event) if is_own(&event, proven, name) => control.decided(event),
                     Ok(_) | Err(_) => control.decisions.count_dropped(1),
                 }
+            }
+        }
+        Message::Windows(message) => {
+            control.windows.count_lost(message.dropped);
+            let sender = crate::windows::Sender {
+                proxy: name,
+                service: (proven.role() != "gateway").then(|| proven.service()),
+            };
+            for part in message.windows.iter().take(WINDOWS_AT_ONCE) {
+                // A part that is refused is counted there; the stream goes on for what else it carries.
+                let _ = control.windows.take(part, sender, crate::unix_now());
             }
         }
         Message::Health(health) => {

@@ -19,6 +19,7 @@ mod run;
 pub mod store;
 pub mod views;
 pub mod why;
+pub mod windows;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ use crate::decisions::Decisions;
 use crate::fleet::Fleet;
 use crate::revisions::{Applied, ApplyError, Revisions};
 use crate::store::{Audit, Store, StoreError, StoredRevocation, StoredTokenKey};
+use crate::windows::Windows;
 
 pub use issue::{IssueError, JoinTokenError};
 pub use run::{ControlError, ControlOptions, run};
@@ -56,6 +58,8 @@ pub struct Control {
     pub fleet: Arc<Fleet>,
     /// What was decided.
     pub decisions: Decisions,
+    /// What was counted.
+    pub windows: Windows,
     /// What decides.
     pub revisions: Revisions,
     /// Who is narrowed.

@@ -34,6 +34,7 @@ use crate::observed::{self, Observed};
 use crate::revisions::{ApplyError, Revisions};
 use crate::store::{Store, StoreError, with_cause};
 use crate::views::Views;
+use crate::windows::{self, Windows};
 use crate::{Control, files, listener, unix_now};
 
 /// Life of control's own SVID; it issues itself a new one at half of it.
@@ -171,6 +172,10 @@ pub async fn run(options: ControlOptions, stop: CancellationToken) -> Result<(),
     tasks.spawn(upkeep(Arc::clone(&control), serving.clone()));
     tasks.spawn(keep_observed(Arc::clone(&control), serving.clone()));
     tasks.spawn(end_what_is_over(Arc::clone(&control), serving.clone()));
+    tasks.spawn(windows::keep_complete(
+        Arc::clone(&control),
+        serving.clone(),
+    ));
     if options.watch {
         tasks.spawn(files::watch(
             Arc::clone(&control),
@@ -227,6 +232,7 @@ fn open(options: &ControlOptions) -> Result<Arc<Control>, ControlError> {
         decisions: Decisions::default(),
         containments,
         modes,
+        windows: Windows::default(),
         searches: crate::why::gather::Searches::default(),
         revisions,
         bundle_dir: options.bundle_dir.clone(),

@@ -43,7 +43,7 @@ use install::{Compiler, InstallError};
 use session::Session;
 use store::{Kept, Record, Store};
 use token_key::OwnKeys;
-use uplink::Batches;
+use uplink::{Batches, Windows};
 
 /// How often a gateway looks whether its next token key is due.
 const ROTATION_LOOK: Duration = Duration::from_secs(60);
@@ -123,10 +123,11 @@ struct Context {
     pipes: Mutex<Pipes>,
 }
 
-/// Acknowledgements and events on their way up.
+/// Acknowledgements, events and windows on their way up.
 struct Pipes {
     acks: mpsc::Receiver<mesh::Ack>,
     batches: Batches,
+    windows: Windows,
 }
 
 /// The link, opened but not running.
@@ -164,10 +165,7 @@ pub(crate) fn open(shared: &Arc<Shared>) -> Result<Link, LinkError> {
     let mesh = MeshTls::new(domain, Arc::clone(shared.clock.wall()));
     shared.installed.set_mesh(Arc::clone(&mesh));
     let (acks, pending) = mpsc::channel(8);
-    let batches = shared
-        .take_events()
-        .map(Batches::new)
-        .ok_or(LinkError::Twice)?;
+    let uplink = shared.take_uplink().ok_or(LinkError::Twice)?;
     let context = Context {
         shared: Arc::clone(shared),
         store,
@@ -185,7 +183,8 @@ pub(crate) fn open(shared: &Arc<Shared>) -> Result<Link, LinkError> {
         modes: modes::State::default(),
         pipes: Mutex::new(Pipes {
             acks: pending,
-            batches,
+            batches: Batches::new(uplink.events),
+            windows: Windows::new(uplink.windows),
         }),
     };
     if let Some(record) = record {

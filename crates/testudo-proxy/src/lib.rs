@@ -48,7 +48,7 @@ pub use installed::Installed;
 pub use options::{Caps, DrainOptions, ListenAddress, ProxyOptions};
 pub use peer_uid::AppUidError;
 pub use runtime::{ProxyError, prepare, run, serve};
-pub use shared::{Bound, Shared};
+pub use shared::{Bound, Shared, Uplink};
 
 /// An error and everything that caused it, in one line, for logs and evidence.
 pub(crate) fn error_text(error: &dyn std::error::Error) -> String {

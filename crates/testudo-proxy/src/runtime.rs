@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use testudo_guard::snapshot::Role;
-use testudo_watch::{LogOptions, Metrics, Recorder, RecorderOptions, RingOptions};
+use testudo_watch::{LogOptions, Metrics, Recorder, RecorderOptions, RingOptions, WindowOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
@@ -21,11 +21,13 @@ use crate::jwks;
 use crate::listener;
 use crate::options::{ListenAddress, ProxyOptions};
 use crate::peer_uid::{self, AppUidError};
-use crate::shared::{Bound, Evidence, Shared};
+use crate::shared::{Bound, Evidence, Shared, Uplink};
 use crate::state::{self, Ready};
 
 /// Events that may wait for the link to control.
 const FORWARDED_EVENTS: usize = 8192;
+/// Windows that may wait for it: what control can still use when it comes back.
+const CLOSED_WINDOWS: usize = 8;
 
 /// Why a proxy could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -99,17 +101,26 @@ pub fn prepare(options: ProxyOptions) -> Result<(Arc<Shared>, Recorder), ProxyEr
     let secret = state::outbound_secret(&dir).map_err(state_error)?;
     let metrics = Arc::new(Metrics::new());
     let (forward, forwarded) = mpsc::channel(FORWARDED_EVENTS);
+    let (closed, windows) = mpsc::channel(CLOSED_WINDOWS);
+    let service = match &options.role {
+        Role::Gateway => None,
+        Role::Sidecar(service) => Some(service.clone()),
+    };
     let (events, recorder) = Recorder::start(RecorderOptions {
         metrics: metrics.clone(),
         decision_log: Some((dir.join("decisions.jsonl"), LogOptions::default())),
         ring: Some((dir.join("ring"), RingOptions::default())),
         forward: Some(forward),
+        windows: Some(WindowOptions { service, closed }),
     })
     .map_err(state_error)?;
     let evidence = Evidence {
         metrics,
         events,
-        forwarded,
+        uplink: Uplink {
+            events: forwarded,
+            windows,
+        },
     };
     Ok((Arc::new(Shared::new(options, secret, evidence)), recorder))
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use testudo_guard::snapshot::EdgeTls;
 use testudo_model::Event;
-use testudo_watch::{EventSender, Metrics};
+use testudo_watch::{ClosedWindow, EventSender, Metrics};
 use tokio::sync::mpsc;
 
 use crate::body::HeldBytes;
@@ -37,7 +37,7 @@ pub struct Shared {
     /// What is counted; `/metrics` shows it.
     pub metrics: Arc<Metrics>,
     pub(crate) events: EventSender,
-    forwarded: Mutex<Option<mpsc::Receiver<Arc<Event>>>>,
+    uplink: Mutex<Option<Uplink>>,
     pub(crate) health: HealthTable,
     pub(crate) open_traces: OpenTraces,
     pub(crate) held_bytes: HeldBytes,
@@ -52,7 +52,15 @@ pub struct Shared {
 pub(crate) struct Evidence {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) events: EventSender,
-    pub(crate) forwarded: mpsc::Receiver<Arc<Event>>,
+    pub(crate) uplink: Uplink,
+}
+
+/// What the recorder has for control.
+pub struct Uplink {
+    /// Events, as many as there is room for.
+    pub events: mpsc::Receiver<Arc<Event>>,
+    /// Windows whose time is over.
+    pub windows: mpsc::Receiver<ClosedWindow>,
 }
 
 /// Counts what is open, over all cores.
@@ -128,7 +136,7 @@ impl Shared {
             bound: OnceLock::new(),
             metrics: evidence.metrics,
             events: evidence.events,
-            forwarded: Mutex::new(Some(evidence.forwarded)),
+            uplink: Mutex::new(Some(evidence.uplink)),
             health: HealthTable::default(),
             open_traces: OpenTraces::default(),
             held_bytes,
@@ -171,9 +179,9 @@ impl Shared {
         }
     }
 
-    /// Events on their way to control, for the one who takes them first.
-    pub fn take_events(&self) -> Option<mpsc::Receiver<Arc<Event>>> {
-        self.forwarded
+    /// Events and windows on their way to control, for the one who takes them first.
+    pub fn take_uplink(&self) -> Option<Uplink> {
+        self.uplink
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take()

@@ -61,7 +61,7 @@ fn events(hop: Hop) -> Vec<Event> {
 }
 
 fn filled(hop: Hop) -> Window {
-    let mut aggregator = Aggregator::new("gateway-1".into(), NOW);
+    let mut aggregator = Aggregator::new(None, NOW);
     for event in events(hop) {
         aggregator.count(&event, NOW);
     }
@@ -73,7 +73,7 @@ fn filled(hop: Hop) -> Window {
 fn count_4096_events(bencher: Bencher<'_, '_>, hop: Hop) {
     let events = events(hop);
     bencher
-        .with_inputs(|| Aggregator::new("gateway-1".into(), NOW))
+        .with_inputs(|| Aggregator::new(None, NOW))
         .bench_local_refs(|aggregator| {
             for event in &events {
                 aggregator.count(event, NOW);

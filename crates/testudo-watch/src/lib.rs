@@ -1,8 +1,8 @@
 //! Watching the traffic: what is counted, kept and shown of decisions.
 //!
 //! Requests put their events into a bounded queue ([`EventSender`]); one thread ([`Recorder`]) takes
-//! them out and feeds [`Metrics`], the [`DecisionLog`], the [`Ring`] that `why` reads, and a bounded
-//! channel towards the control plane. A request never waits for any of this, and none of it panics or
+//! them out and feeds [`Metrics`], the [`DecisionLog`], the [`Ring`] that `why` reads, the [`window`] that
+//! counts what happens now, and bounded channels towards the control plane. A request never waits for any of this, and none of it panics or
 //! stops when a disk is full: what is lost is counted.
 
 pub mod baseline;
@@ -16,5 +16,5 @@ pub mod window;
 pub use decision_log::{DecisionLog, LogOptions};
 pub use escape::escape_for_terminal;
 pub use metrics::{ConnectionKind, Metrics};
-pub use recorder::{EventSender, Recorder, RecorderOptions};
+pub use recorder::{ClosedWindow, EventSender, Recorder, RecorderOptions, WindowOptions};
 pub use ring::{Bounds, Hits, Ring, RingOptions, RingReader, Wanted};

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use crate::decision_log::{DecisionLog, LogOptions};
 use crate::metrics::Metrics;
 use crate::ring::{Ring, RingOptions};
+use crate::window::{Aggregator, WINDOW_SECONDS, Window};
 
 /// Events that may wait; beyond that they are dropped and counted.
 const QUEUE: usize = 16_384;
@@ -33,6 +34,25 @@ pub struct RecorderOptions {
     /// Where events go on to: towards the control plane. When it is over half full only every eighth
     /// permit is sent, and the rest of its room is left to denials.
     pub forward: Option<mpsc::Sender<Arc<Event>>>,
+    /// How windows are counted; `None`: not at all.
+    pub windows: Option<WindowOptions>,
+}
+
+/// How windows are counted.
+pub struct WindowOptions {
+    /// The sidecar's service; `None`: a gateway.
+    pub service: Option<Arc<str>>,
+    /// Where closed windows go on to.
+    pub closed: mpsc::Sender<ClosedWindow>,
+}
+
+/// A window whose time is over, ready to be sent.
+#[derive(Debug)]
+pub struct ClosedWindow {
+    /// Its parts ([`Window::encode`]).
+    pub parts: Vec<Vec<u8>>,
+    /// How many events it counts.
+    pub events: u64,
 }
 
 /// Boxed: the queue's slots are allocated at once, and an event is large. `None` only wakes the thread,
@@ -49,6 +69,7 @@ pub struct EventSender {
 struct Shared {
     metrics: Arc<Metrics>,
     dropped: AtomicU64,
+    uncounted: AtomicU64,
     stopping: AtomicBool,
 }
 
@@ -63,6 +84,7 @@ struct Sinks {
     log: Option<DecisionLog>,
     ring: Option<Ring>,
     forward: Option<mpsc::Sender<Arc<Event>>>,
+    windows: Option<(Aggregator, mpsc::Sender<ClosedWindow>)>,
     permits: u64,
     lost_on_disk: u64,
 }
@@ -85,12 +107,17 @@ impl Recorder {
         let shared = Arc::new(Shared {
             metrics: options.metrics,
             dropped: AtomicU64::new(0),
+            uncounted: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
         });
         let sinks = Sinks {
             log,
             ring,
             forward: options.forward,
+            windows: options.windows.map(|windows| {
+                let aggregator = Aggregator::new(windows.service, unix_seconds());
+                (aggregator, windows.closed)
+            }),
             permits: 0,
             lost_on_disk: 0,
         };
@@ -143,6 +170,11 @@ impl EventSender {
     pub fn dropped(&self) -> u64 {
         self.shared.dropped.load(Ordering::Relaxed)
     }
+
+    /// How many events were counted in windows that nobody took.
+    pub fn uncounted(&self) -> u64 {
+        self.shared.uncounted.load(Ordering::Relaxed)
+    }
 }
 
 impl Shared {
@@ -153,19 +185,22 @@ impl Shared {
 }
 
 fn run(receiver: &Receiver<Item>, shared: &Shared, mut sinks: Sinks) {
-    while let Ok(first) = receiver.recv() {
+    while let Some(first) = sinks.wait(receiver, shared) {
+        let now_seconds = unix_seconds();
+        sinks.close_window(now_seconds, shared);
         let mut taken = 0;
         let rest = std::iter::from_fn(|| receiver.try_recv().ok());
         for item in std::iter::once(first).chain(rest).take(BATCH) {
             taken += 1;
             if let Some(event) = item {
-                sinks.record(*event, shared);
+                sinks.record(*event, now_seconds, shared);
             }
         }
         sinks.flush(shared);
         if taken < BATCH {
             // The queue is empty: the end, if it is to be, or a pause.
             if shared.stopping.load(Ordering::Acquire) {
+                sinks.finish_window(shared);
                 return;
             }
             std::thread::sleep(PAUSE);
@@ -173,9 +208,73 @@ fn run(receiver: &Receiver<Item>, shared: &Shared, mut sinks: Sinks) {
     }
 }
 
+#[allow(
+    clippy::disallowed_methods,
+    reason = "this thread is the edge of the program; it asks once a batch, for the window that events belong to"
+)]
+fn unix_seconds() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}
+
 impl Sinks {
-    fn record(&mut self, event: Event, shared: &Shared) {
+    /// The next event. Sleeps until there is one, but a window that is open is closed in time.
+    fn wait(&mut self, receiver: &Receiver<Item>, shared: &Shared) -> Option<Item> {
+        loop {
+            let end = self.windows.as_ref().and_then(|(open, _)| open.end());
+            let Some(end) = end else {
+                return receiver.recv().ok();
+            };
+            let now_seconds = unix_seconds();
+            if end <= now_seconds {
+                self.close_window(now_seconds, shared);
+                continue;
+            }
+            // A clock that was set back must not keep a window open for hours.
+            let wait = Duration::from_secs((end - now_seconds).min(WINDOW_SECONDS));
+            match receiver.recv_timeout(wait) {
+                Ok(item) => return Some(item),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => self.close_window(unix_seconds(), shared),
+            }
+        }
+    }
+
+    /// Sends the window on if it is over.
+    fn close_window(&mut self, now_seconds: u64, shared: &Shared) {
+        let closed = self
+            .windows
+            .as_mut()
+            .and_then(|(open, _)| open.close(now_seconds));
+        self.send_window(closed, shared);
+    }
+
+    fn finish_window(&mut self, shared: &Shared) {
+        let last = self.windows.as_mut().and_then(|(open, _)| open.finish());
+        self.send_window(last, shared);
+    }
+
+    fn send_window(&self, window: Option<Window>, shared: &Shared) {
+        let (Some(window), Some((_, sender))) = (window, &self.windows) else {
+            return;
+        };
+        let events = window.counts.events;
+        let closed = ClosedWindow {
+            parts: window.encode(),
+            events,
+        };
+        if sender.try_send(closed).is_err() {
+            shared.uncounted.fetch_add(events, Ordering::Relaxed);
+        }
+    }
+
+    fn record(&mut self, event: Event, now_seconds: u64, shared: &Shared) {
         shared.metrics.record(&event);
+        if let Some((window, _)) = &mut self.windows {
+            window.count(&event, now_seconds);
+        }
         if let Some(log) = &mut self.log {
             log.add(&event);
         }
@@ -236,6 +335,7 @@ mod tests {
             decision_log: Some((log.clone(), LogOptions::default())),
             ring: Some((ring.clone(), RingOptions::default())),
             forward: Some(forward),
+            windows: None,
         })
         .unwrap();
         for number in 0..1_000 {
@@ -268,6 +368,34 @@ mod tests {
     }
 
     #[test]
+    fn windows_are_sent_when_they_are_over_and_counted_when_nobody_takes_them() {
+        let (closed, mut windows) = mpsc::channel(1);
+        let (sender, recorder) = Recorder::start(RecorderOptions {
+            metrics: Arc::new(Metrics::new()),
+            decision_log: None,
+            ring: None,
+            forward: None,
+            windows: Some(WindowOptions {
+                service: Some("orders".into()),
+                closed,
+            }),
+        })
+        .unwrap();
+        // No further event comes: the window is closed by the clock alone.
+        sender.send(event("first", Verdict::Permit));
+        let first = windows.blocking_recv().unwrap();
+        assert_eq!((first.events, first.parts.len()), (1, 1));
+        let window = Window::decode(&first.parts[0]).unwrap();
+        assert_eq!(window.start % WINDOW_SECONDS, 0);
+        assert_eq!(window.counts.edges.len(), 1);
+        // The end closes the open window; the channel is gone by then.
+        drop(windows);
+        sender.send(event("second", Verdict::Permit));
+        recorder.stop();
+        assert_eq!(sender.uncounted(), 1);
+    }
+
+    #[test]
     fn the_way_to_control_is_kept_open_for_denials() {
         let metrics = Arc::new(Metrics::new());
         let (forward, mut forwarded) = mpsc::channel(80);
@@ -276,6 +404,7 @@ mod tests {
             decision_log: None,
             ring: None,
             forward: Some(forward),
+            windows: None,
         })
         .unwrap();
         for _ in 0..1_000 {

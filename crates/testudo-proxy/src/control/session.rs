@@ -118,7 +118,11 @@ impl Session {
         let mut changes = context.shared.installed.changes();
         let mut health_at = Instant::now();
         let mut pipes = context.pipes.lock().await;
-        let Pipes { acks, batches } = &mut *pipes;
+        let Pipes {
+            acks,
+            batches,
+            windows,
+        } = &mut *pipes;
         let leaving = context.shared.drain.reached(crate::drain::Phase::Leaving);
         let mut leaving = std::pin::pin!(leaving);
         let mut left = false;
@@ -152,6 +156,9 @@ impl Session {
                 () = context.modes.changed.notified() => self.tell_modes(context).await?,
                 events = batches.next(|| context.shared.events.dropped()) => {
                     self.send(from_proxy::Message::Events(events)).await?;
+                }
+                part = windows.next(|| context.shared.events.uncounted()) => {
+                    self.send(from_proxy::Message::Windows(part)).await?;
                 }
             }
         }

@@ -2,13 +2,16 @@
 //! sending and never waits; here a second's worth is capped, so that control can keep up with a fleet.
 //!
 //! Denials are worth more than permits: every denial goes up, and as many permits as control can use.
-//! How many were left out is said. The proxy's own decision log has them all.
+//! How many were left out is said. The proxy's own decision log has them all. Windows count all of them,
+//! and go up whole.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use testudo_model::mesh::Events;
+use testudo_model::mesh::{self, Events};
 use testudo_model::{Event, Verdict};
+use testudo_watch::ClosedWindow;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -90,10 +93,59 @@ impl Batches {
     }
 }
 
+/// Closed windows, part by part: a message must not grow too large.
+pub(super) struct Windows {
+    receiver: mpsc::Receiver<ClosedWindow>,
+    parts: VecDeque<Vec<u8>>,
+    /// Of the events that the recorder could not send in a window, those that control was told.
+    told: u64,
+}
+
+impl Windows {
+    pub(super) fn new(receiver: mpsc::Receiver<ClosedWindow>) -> Self {
+        Windows {
+            receiver,
+            parts: VecDeque::new(),
+            told: 0,
+        }
+    }
+
+    /// The next part. Cancelling it loses nothing. `uncounted`: how many events were in windows that
+    /// found no room so far.
+    pub(super) async fn next(&mut self, uncounted: impl Fn() -> u64) -> mesh::Windows {
+        loop {
+            if let Some(part) = self.parts.pop_front() {
+                let total = uncounted();
+                let dropped = total.saturating_sub(std::mem::replace(&mut self.told, total));
+                return mesh::Windows {
+                    windows: vec![part],
+                    dropped,
+                };
+            }
+            match self.receiver.recv().await {
+                Some(window) => self.parts.extend(window.parts),
+                None => return std::future::pending().await,
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::control::tests::event;
+
+    #[tokio::test]
+    async fn windows_go_up_part_by_part_with_what_was_lost() {
+        let (sender, receiver) = mpsc::channel(2);
+        let mut windows = Windows::new(receiver);
+        let parts = vec![vec![1], vec![2]];
+        sender.try_send(ClosedWindow { parts, events: 9 }).unwrap();
+        let first = windows.next(|| 5).await;
+        assert_eq!((first.windows, first.dropped), (vec![vec![1]], 5));
+        let second = windows.next(|| 5).await;
+        assert_eq!((second.windows, second.dropped), (vec![vec![2]], 0));
+    }
 
     #[test]
     fn denials_always_go_up_and_what_is_left_out_is_counted() {

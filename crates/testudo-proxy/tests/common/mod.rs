@@ -228,7 +228,7 @@ impl Proxy {
 
     /// All events so far and from now on; only once.
     pub fn events(&self) -> tokio::sync::mpsc::Receiver<Arc<Event>> {
-        self.shared.take_events().unwrap()
+        self.shared.take_uplink().unwrap().events
     }
 
     /// A plain HTTP/1.1 client of the edge.

@@ -7,19 +7,18 @@ use super::{Name, WINDOW_SECONDS, Window, window_start};
 
 /// Counts the events of one proxy. Knows no clock: the caller says what time it is.
 pub struct Aggregator {
-    proxy: Name,
     proxy_started: u64,
     counter: Counter,
     current: Option<Window>,
 }
 
 impl Aggregator {
-    /// For a proxy that started at this time, in seconds since the epoch.
-    pub fn new(proxy: Name, started: u64) -> Aggregator {
+    /// For the sidecar of a service, or (`None`) a gateway, that started at this time, in seconds since
+    /// the epoch.
+    pub fn new(service: Option<Name>, started: u64) -> Aggregator {
         Aggregator {
-            proxy,
             proxy_started: started,
-            counter: Counter::default(),
+            counter: Counter::new(service),
             current: None,
         }
     }
@@ -28,7 +27,7 @@ impl Aggregator {
     pub fn count(&mut self, event: &Event, now_seconds: u64) {
         let window = self.current.get_or_insert_with(|| Window {
             start: window_start(now_seconds),
-            proxy: self.proxy.clone(),
+            proxy: event.proxy.as_str().into(),
             proxy_started: self.proxy_started,
             revision: 0,
             counts: Counts::default(),

@@ -126,6 +126,8 @@ struct Facts<'a> {
     status: Option<StatusClass>,
     /// The verified user.
     user: Option<&'a str>,
+    /// The request came with the anonymous user.
+    is_anonymous: bool,
     is_edge: bool,
     path: u32,
     address: Option<u32>,
@@ -136,7 +138,12 @@ struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
-    fn of(event: &'a Event) -> Facts<'a> {
+    /// `own`: the sidecar's service. What its outbound side refused counts for the calling service alone:
+    /// users are verified where requests come in.
+    fn of(event: &'a Event, own: Option<&str>) -> Facts<'a> {
+        let is_outbound =
+            own.is_some() && event.caller.as_deref() == own && event.service.as_deref() != own;
+        let user = event.user.as_deref().filter(|_| !is_outbound);
         let outcome = Outcome::of(event);
         let status = match outcome {
             Outcome::Denied(_) => None,
@@ -152,7 +159,8 @@ impl<'a> Facts<'a> {
             event,
             outcome,
             status,
-            user: event.user.as_deref().filter(|user| *user != ANONYMOUS),
+            user: user.filter(|user| *user != ANONYMOUS),
+            is_anonymous: user == Some(ANONYMOUS),
             is_edge: event.hop == Hop::Edge,
             path: hash(event.path.as_bytes()),
             address: event.source_ip.map(hash_address),
@@ -171,13 +179,22 @@ impl<'a> Facts<'a> {
 /// Counts events into the [`Counts`] of the current window. Outlives windows: it remembers names.
 #[derive(Default)]
 pub(crate) struct Counter {
+    own: Option<Name>,
     names: Names,
 }
 
 impl Counter {
+    /// For the sidecar of a service, or (`None`) a gateway.
+    pub(crate) fn new(own: Option<Name>) -> Counter {
+        Counter {
+            own,
+            names: Names::default(),
+        }
+    }
+
     /// Counts one event.
     pub(crate) fn count(&mut self, counts: &mut Counts, event: &Event, limits: &Limits) {
-        let facts = Facts::of(event);
+        let facts = Facts::of(event, self.own.as_deref());
         counts.events += 1;
         self.count_edge(counts, &facts, limits);
         self.count_principals(counts, &facts, limits);
@@ -218,13 +235,13 @@ impl Counter {
         stats.guard_us.add(event.guard_us);
         stats.bytes_in = stats.bytes_in.saturating_add(event.bytes_in);
         stats.bytes_out = stats.bytes_out.saturating_add(event.bytes_out);
-        match (facts.user_hash(), &event.user) {
+        match (facts.user_hash(), facts.is_anonymous) {
             (Some(user), _) => {
                 stats.with_user += 1;
                 stats.users.add(user);
             }
-            (None, Some(_)) => stats.anonymous += 1,
-            (None, None) => stats.without_user += 1,
+            (None, true) => stats.anonymous += 1,
+            (None, false) => stats.without_user += 1,
         }
         stats.paths.add(facts.path);
         add(&mut stats.addresses, facts.address);
@@ -344,14 +361,14 @@ impl Counter {
             return;
         };
         let mut roles: SmallVec<[&str; 8]> = SmallVec::new();
-        let who = match (facts.user, &event.user) {
+        let who = match (facts.user, facts.is_anonymous) {
             (Some(_), _) => {
                 roles.extend(event.roles.iter().map(String::as_str));
                 roles.sort_unstable();
                 WhoRef::Roles(&roles)
             }
-            (None, Some(_)) => WhoRef::Anonymous,
-            (None, None) => WhoRef::Nobody,
+            (None, true) => WhoRef::Anonymous,
+            (None, false) => WhoRef::Nobody,
         };
         let key = CallRef {
             hop: event.hop,
@@ -434,7 +451,8 @@ impl Counts {
         self.events == 0
     }
 
-    /// Counts one event: for tests and simulations. (Proxies keep a counter that remembers names.)
+    /// Counts one event: for tests and simulations. (Proxies have an [`Aggregator`](super::Aggregator),
+    /// which remembers names and its own service.)
     pub fn add(&mut self, event: &Event) {
         Counter::default().count(self, event, &Limits::MESH);
     }

@@ -416,6 +416,33 @@ fn each_hop_credits_whom_it_verified() {
 }
 
 #[test]
+fn what_outbound_refused_counts_for_the_calling_service_alone() {
+    let refused = Event {
+        hop: Hop::Mesh,
+        caller: Some(String::from("orders")),
+        service: Some(String::from("payments")),
+        operation: None,
+        ..denied(event(), Reason::AuthzCaller)
+    };
+    let mut aggregator = Aggregator::new(Some("orders".into()), 1);
+    aggregator.count(&refused, 11);
+    assert!(aggregator.close(11).is_none());
+    assert_eq!(aggregator.end(), Some(12));
+    let window = aggregator.close(12).unwrap();
+    assert_eq!((window.start, &*window.proxy), (10, "orders-1"));
+    let principals: Vec<_> = window.counts.principals.keys().collect();
+    assert_eq!(
+        principals,
+        [&PrincipalKey {
+            hop: Hop::Mesh,
+            principal: Principal::Service("orders".into())
+        }]
+    );
+    assert_eq!(window.counts.edges[0].without_user, 1);
+    assert!(aggregator.finish().is_none());
+}
+
+#[test]
 fn ours_and_the_applications_are_told_apart() {
     let forbidden = Event {
         status: Some(403),
