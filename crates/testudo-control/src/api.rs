@@ -35,6 +35,7 @@ mod handlers;
 mod modes;
 mod stream;
 mod validator;
+mod why;
 
 pub use validator::Validator;
 
@@ -166,6 +167,8 @@ fn router(state: Arc<ApiState>, stop: CancellationToken) -> Router {
         .route("/api/v1/audit/verify", get(audit::verify))
         .route("/api/v1/decisions", get(handlers::decisions))
         .route("/api/v1/decisions/stream", get(stream::decisions))
+        .route("/api/v1/why/last", get(why::last))
+        .route("/api/v1/why/{request_id}", get(why::request))
         .route_layer(middleware::from_fn_with_state(
             Arc::clone(&state),
             check_request,

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Deserialize;
-use testudo_model::{Event, Reason, Verdict};
+use testudo_model::{Event, Hop, Reason, Verdict};
 use tokio::sync::broadcast;
 
 /// Events kept of each verdict.
@@ -32,14 +32,63 @@ pub struct Filter {
     pub caller: Option<String>,
     /// Proxy name.
     pub proxy: Option<String>,
-    /// HTTP status.
-    pub status: Option<u16>,
+    /// HTTP status, or a class of them.
+    pub status: Option<StatusRange>,
+    /// `edge` or `mesh`.
+    pub hop: Option<Hop>,
+    /// Requests that arrived from then on.
+    pub since: Option<jiff::Timestamp>,
     /// `x-request-id`.
     pub request_id: Option<String>,
     /// Trace id.
     pub trace_id: Option<String>,
     /// As many of the newest (1 to 1000; 100 if left out). Followers get this many of the past first (0).
     pub limit: Option<usize>,
+}
+
+/// `404`, or `4xx`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct StatusRange {
+    low: u16,
+    high: u16,
+}
+
+/// Not a status, and no class of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a status is 100 to 599, or a class such as 4xx")]
+pub struct NoStatus;
+
+impl StatusRange {
+    const fn contains(self, status: u16) -> bool {
+        self.low <= status && status <= self.high
+    }
+}
+
+impl TryFrom<String> for StatusRange {
+    type Error = NoStatus;
+
+    fn try_from(text: String) -> Result<Self, NoStatus> {
+        text.parse()
+    }
+}
+
+impl std::str::FromStr for StatusRange {
+    type Err = NoStatus;
+
+    fn from_str(text: &str) -> Result<Self, NoStatus> {
+        let parsed = match text.strip_suffix("xx") {
+            Some(class) => class.parse().ok().map(|class: u16| {
+                let low = class.saturating_mul(100);
+                (low, low.saturating_add(99))
+            }),
+            None => text.parse().ok().map(|status| (status, status)),
+        };
+        match parsed {
+            Some((low, high)) if (100..600).contains(&low) => Ok(StatusRange { low, high }),
+            _ => Err(NoStatus),
+        }
+    }
 }
 
 impl Filter {
@@ -62,7 +111,9 @@ impl Filter {
             && same(&self.proxy, Some(&event.proxy))
             && self
                 .status
-                .is_none_or(|status| event.status == Some(status))
+                .is_none_or(|range| event.status.is_some_and(|status| range.contains(status)))
+            && self.hop.is_none_or(|hop| event.hop == hop)
+            && self.since.is_none_or(|since| event.time >= since)
             && same(&self.request_id, Some(&event.request_id))
             && same(&self.trace_id, Some(&event.trace_id))
     }
@@ -147,6 +198,15 @@ impl Decisions {
         found.split_off(found.len().saturating_sub(limit))
     }
 
+    /// The newest denial or would-be denial; with `any` the newest at all.
+    pub fn last(&self, any: bool) -> Option<Arc<Event>> {
+        let kept = self.lock();
+        let denied = kept.denials.back();
+        let permitted = kept.permits.back().filter(|_| any);
+        let both = denied.into_iter().chain(permitted);
+        both.max_by_key(|event| event.time).cloned()
+    }
+
     /// Events from now on.
     pub fn follow(&self) -> broadcast::Receiver<Arc<Event>> {
         self.followers.subscribe()
@@ -159,7 +219,7 @@ impl Decisions {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use testudo_model::{Hop, Mode};
+    use testudo_model::Mode;
 
     use super::*;
 
@@ -240,5 +300,27 @@ pub(crate) mod tests {
             ..Filter::default()
         };
         assert!(decisions.newest(&nobody, 2).is_empty());
+        let young = Filter {
+            since: Some(jiff::Timestamp::from_second(4).unwrap()),
+            hop: Some(Hop::Edge),
+            status: "2xx".parse().ok(),
+            ..Filter::default()
+        };
+        assert_eq!(decisions.newest(&young, 100).len(), 2);
+        let inside = Filter {
+            hop: Some(Hop::Mesh),
+            ..Filter::default()
+        };
+        assert!(decisions.newest(&inside, 100).is_empty());
+    }
+
+    #[test]
+    fn statuses_and_classes() {
+        let range = |text: &str| text.parse::<StatusRange>().ok();
+        assert!(range("404").unwrap().contains(404) && !range("404").unwrap().contains(405));
+        assert!(range("5xx").unwrap().contains(599) && !range("5xx").unwrap().contains(499));
+        for bad in ["", "xx", "0xx", "9xx", "99", "600", "4x"] {
+            assert_eq!(range(bad), None, "{bad}");
+        }
     }
 }

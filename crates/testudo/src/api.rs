@@ -56,6 +56,12 @@ impl Api {
             .map_err(ApiError::into_failure)
     }
 
+    /// The same, for those who make something of a refusal.
+    pub(crate) async fn try_get(&self, path: &str) -> Result<Value, ApiError> {
+        self.json(self.request(Method::GET, path).timeout(TIMEOUT))
+            .await
+    }
+
     /// `POST /api/v1/…`.
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, ApiError> {
         self.json(self.request(Method::POST, path).timeout(TIMEOUT).json(body))

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     can, check, completions, control, demo, doctor, explain, identity, init, launch, man, observe,
-    policy, proxy, run, schema, up,
+    policy, proxy, run, schema, up, why,
 };
 
 /// One policy at every hop: API gateway and service mesh security in one binary.
@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Can(can::Args),
     /// Change what the mesh enforces
     Policy(policy::Args),
+    /// Why was this request permitted or denied? Every hop, each check, the line that decided
+    Why(why::Args),
     /// Live decisions as lines
     Observe(observe::Args),
     /// Who is who: show, issue join tokens, verify SVIDs

@@ -21,6 +21,7 @@ pub(crate) mod proxy;
 pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod up;
+pub(crate) mod why;
 
 /// Runs a command that waits for I/O, on this thread (see `lifeline` for why on this one).
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {

@@ -44,6 +44,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Explain(args) => commands::explain::run(&args),
         Command::Can(args) => commands::can::run(&args),
         Command::Policy(args) => commands::policy::run(args),
+        Command::Why(args) => commands::why::run(&args),
         Command::Observe(args) => commands::observe::run(args),
         Command::Identity(args) => commands::identity::run(args),
         Command::Doctor(args) => commands::doctor::run(&args),

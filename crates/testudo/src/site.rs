@@ -55,6 +55,11 @@ impl Remote {
         self.resolve_in(state.as_deref())
     }
 
+    /// Whether somebody said which API is meant.
+    pub(crate) fn names_api(&self) -> bool {
+        self.api.is_some()
+    }
+
     /// The same, for a given state folder.
     pub(crate) fn resolve_in(&self, state: Option<&Path>) -> Result<Endpoint, Failure> {
         let api = match (&self.api, state) {
@@ -104,6 +109,13 @@ pub(crate) fn state_dir_above(dir: &Path) -> Option<PathBuf> {
     dir.ancestors()
         .map(|dir| dir.join(STATE_FOLDER))
         .find(|state| state.join("control.json").is_file())
+}
+
+/// The nearest `.testudo`, from `dir` upwards, whether or not a control plane runs or ran there.
+pub(crate) fn state_folder_above(dir: &Path) -> Option<PathBuf> {
+    dir.ancestors()
+        .map(|dir| dir.join(STATE_FOLDER))
+        .find(|state| state.is_dir())
 }
 
 /// What control writes once it serves.

@@ -39,8 +39,11 @@ impl Style {
         }
     }
 
+    /// No colours, whatever the terminal.
+    pub(crate) const NONE: Style = Style { colour: false };
+
     #[cfg(test)]
-    pub(crate) const PLAIN: Style = Style { colour: false };
+    pub(crate) const PLAIN: Style = Style::NONE;
 
     pub(crate) fn is_colour(self) -> bool {
         self.colour

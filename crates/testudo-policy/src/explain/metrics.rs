@@ -41,7 +41,7 @@ pub(super) static ALL: &[Explanation] = &[
             "Policies that apply to many operations.",
             "Large bodies.",
         ],
-        action: "Usually a few microseconds. If it is more, see which stage, and `testudo observe --last 1000 --request ID -o json` for the share of each check.",
+        action: "Usually a few microseconds. If it is more, see which stage, and `testudo why ID` for the share of each check.",
     },
     Explanation {
         code: "testudo_events_dropped_total",

@@ -19,7 +19,7 @@ reasons! {
     "400: two readers could understand the request differently",
     "The request breaks HTTP or can be read in more than one way. It is refused before anything else looks at it, because the check and the service might read it differently.",
     ["Request smuggling and path tricks: dot segments, encoded slashes, `;`, double encoding.", "Duplicate parameters, headers or JSON fields that a policy or the specification reads.", "A client or an intermediary that does not keep to the standard."],
-    "`testudo observe --last 1000 --request ID -o json` names the rule. Repair the client; there is no switch to let such requests pass.";
+    "`testudo why ID` names the rule. Repair the client; there is no switch to let such requests pass.";
 
     "request.too_large",
     "413, 414 or 431: body, URI or headers are over their limit",
@@ -61,13 +61,13 @@ reasons! {
     "401: nobody said who the user is",
     "The operation needs a user, and no credential came along. Inside the mesh: the caller did not pass the user on.",
     ["The client sent no token.", "A service made a call without the `Txn-Token` that it received, so the user was dropped.", "A job calls without a user and has no `acts_alone`."],
-    "At the edge: send a token. In the mesh: let the service pass `Txn-Token` on, or list the operation in `acts_alone` of the caller if it has no user by nature. `testudo observe --last 1000 --request ID -o json` shows where the user was lost.";
+    "At the edge: send a token. In the mesh: let the service pass `Txn-Token` on, or list the operation in `acts_alone` of the caller if it has no user by nature. `testudo why ID` shows where the user was lost.";
 
     "authn.invalid",
     "401: the credential is not valid",
     "A credential came and is worth nothing: it is not treated as anonymous.",
     ["A wrong signature, issuer, audience or algorithm.", "A forged or altered token.", "Two credentials at once.", "In the mesh: a token that this workload's inbound side never verified."],
-    "`testudo observe --last 1000 --request ID -o json` says which check failed. Compare `users.jwt` with what the identity provider really issues.";
+    "`testudo why ID` says which check failed. Compare `users.jwt` with what the identity provider really issues.";
 
     "authn.expired",
     "401: the credential has expired",
@@ -85,7 +85,7 @@ reasons! {
     "403: the user may not do this",
     "The user is known, and no policy permits the operation, or one forbids it.",
     ["A role is missing.", "A condition does not hold: somebody else's order.", "An attempt to do what is not allowed."],
-    "`testudo observe --last 1000 --request ID -o json` shows the policy, or that there was none; `testudo can USER OPERATION` tries it out.";
+    "`testudo why ID` shows the policy, or that there was none; `testudo can USER OPERATION` tries it out.";
 
     "authz.caller",
     "403: the calling service may not do this",
@@ -97,19 +97,19 @@ reasons! {
     "403: a policy could not be evaluated",
     "A policy failed while it was evaluated, so its answer is unknown: that denies.",
     ["An optional value is read without `has`.", "Numbers that overflow."],
-    "`testudo observe --last 1000 --request ID -o json` names the policy and the error; `testudo check` finds most such policies before.";
+    "`testudo why ID` names the policy and the error; `testudo check` finds most such policies before.";
 
     "schema.params",
     "400: a parameter breaks the API specification",
     "A path, query, header or cookie parameter is missing, of the wrong type, out of range, or not declared.",
     ["A client that is behind the specification.", "Injection into parameters."],
-    "`testudo observe --last 1000 --request ID -o json` names the parameter and the line of the specification.";
+    "`testudo why ID` names the parameter and the line of the specification.";
 
     "schema.body",
     "400: the body breaks the API specification",
     "The JSON body does not fit its schema: a missing or undeclared field, a wrong type, a value out of range.",
     ["Mass assignment: fields that the client must not set.", "A client that is behind the specification."],
-    "`testudo observe --last 1000 --request ID -o json` names the field and the line of the specification. `api.requests: report` shows without denying.";
+    "`testudo why ID` names the field and the line of the specification. `api.requests: report` shows without denying.";
 
     "schema.content_type",
     "415: the operation does not take this content type",
@@ -145,13 +145,13 @@ reasons! {
     "429: too many requests",
     "A rate limit of the bundle is used up. `Retry-After` says when the next request is possible.",
     ["A client that retries without pause.", "A burst over `burst`.", "Password guessing or scraping."],
-    "Honest clients wait as `Retry-After` says. `testudo observe --last 1000 --request ID -o json` names the limit; raise `rate` or `burst` if they are too tight.";
+    "Honest clients wait as `Retry-After` says. `testudo why ID` names the limit; raise `rate` or `burst` if they are too tight.";
 
     "waf.blocked",
     "403: the payload was judged malicious",
     "Payload inspection found an attack in the request.",
     ["Injection attempts.", "Text that looks like one."],
-    "`testudo observe --last 1000 --request ID -o json` names the rules.";
+    "`testudo why ID` names the rules.";
 
     "contained",
     "403: access is suspended for now",

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use futures_util::StreamExt as _;
 use serde_json::Value;
+use testudo_control::decisions::StatusRange;
 use testudo_model::Reason;
 
 use crate::api::{Api, query_value};
@@ -15,6 +16,9 @@ use crate::commands::block_on;
 use crate::failure::Failure;
 use crate::site::Remote;
 use crate::terminal::{self, Format, Style};
+
+/// As many of the past as the API gives.
+const MOST: u32 = 1000;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -41,14 +45,20 @@ pub(crate) struct Args {
     proxy: Option<String>,
     /// Only this status, or a class of them such as 4xx
     #[arg(long, value_parser = status)]
-    status: Option<StatusFilter>,
+    status: Option<String>,
+    /// Only calls between these two: CALLER,SERVICE; `clients` and `gateway` are callers too
+    #[arg(long, value_name = "CALLER,SERVICE", value_parser = edge, conflicts_with_all = ["caller", "service"])]
+    edge: Option<Edge>,
+    /// Begin with what arrived since then: 90s, 5m, 2h, 1d or a time such as 2026-01-31T12:00:00Z; without --follow, end then
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    since: Option<jiff::Timestamp>,
     /// Only this request (x-request-id)
     #[arg(long, value_name = "ID")]
     request: Option<String>,
     /// Print the newest N first; without --follow, end then
     #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     last: Option<u32>,
-    /// Go on with new decisions as they come (the default unless --last is given)
+    /// Go on with new decisions as they come (the default unless --last or --since is given)
     #[arg(long, short)]
     follow: bool,
     /// table: lines for people; json: one object a line
@@ -58,11 +68,41 @@ pub(crate) struct Args {
     remote: Remote,
 }
 
-/// `404` or `4xx`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct StatusFilter {
-    low: u16,
-    high: u16,
+/// Who calls whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Edge {
+    caller: String,
+    service: String,
+}
+
+fn edge(text: &str) -> Result<Edge, String> {
+    match text.split_once(',') {
+        Some((caller, service)) if !caller.is_empty() && !service.is_empty() => Ok(Edge {
+            caller: caller.to_owned(),
+            service: service.to_owned(),
+        }),
+        _ => Err("an edge is CALLER,SERVICE, for example orders,payments".to_owned()),
+    }
+}
+
+fn since(text: &str) -> Result<jiff::Timestamp, String> {
+    let wrong = || "a time is 90s, 5m, 2h, 1d ago, or 2026-01-31T12:00:00Z".to_owned();
+    if let Ok(time) = text.parse() {
+        return Ok(time);
+    }
+    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(split);
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        _ => return Err(wrong()),
+    };
+    let number: i64 = number.parse().map_err(|_| wrong())?;
+    let ago = number.checked_mul(seconds).ok_or_else(wrong)?;
+    let ago = jiff::SignedDuration::from_secs(ago);
+    jiff::Timestamp::now().checked_sub(ago).map_err(|_| wrong())
 }
 
 fn reason(text: &str) -> Result<String, String> {
@@ -75,19 +115,10 @@ fn reason(text: &str) -> Result<String, String> {
     }
 }
 
-fn status(text: &str) -> Result<StatusFilter, String> {
-    let parsed = match text.strip_suffix("xx") {
-        Some(class) => class.parse().ok().map(|class: u16| {
-            (
-                class.saturating_mul(100),
-                class.saturating_mul(100).saturating_add(99),
-            )
-        }),
-        None => text.parse().ok().map(|status| (status, status)),
-    };
-    match parsed {
-        Some((low, high)) if (100..600).contains(&low) => Ok(StatusFilter { low, high }),
-        _ => Err("a status is 100 to 599, or a class such as 4xx".to_owned()),
+fn status(text: &str) -> Result<String, String> {
+    match text.parse::<StatusRange>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -100,9 +131,8 @@ async fn observe(args: &Args, api: &Api) -> Result<ExitCode, Failure> {
     let printer = Printer {
         format: args.output,
         style: Style::for_stdout(),
-        status: args.status,
     };
-    if args.last.is_some() && !args.follow {
+    if (args.last.is_some() || args.since.is_some()) && !args.follow {
         let events = api.get(&format!("decisions?{}", query(args))).await?;
         for event in in_order(events.as_array().map(Vec::as_slice).unwrap_or_default()) {
             printer.print(event)?;
@@ -139,18 +169,30 @@ fn time_of(event: &Value) -> Option<jiff::Timestamp> {
 }
 
 fn query(args: &Args) -> String {
-    let last = args.last.map(|last| last.to_string());
-    let exact = args.status.filter(|status| status.low == status.high);
-    let status = exact.map(|status| status.low.to_string());
+    // All that is kept since then, where a time is given.
+    let most = args.since.map(|_| MOST);
+    let last = args.last.or(most).map(|last| last.to_string());
+    let since = args.since.map(|since| since.to_string());
+    let (mut caller, mut service, mut hop) = (args.caller.clone(), args.service.clone(), None);
+    if let Some(edge) = &args.edge {
+        service = Some(edge.service.clone());
+        match edge.caller.as_str() {
+            // What clients do is seen at the edge, where no caller is proven.
+            "clients" => hop = Some("edge".to_owned()),
+            other => caller = Some(other.to_owned()),
+        }
+    }
     let pairs = [
-        ("service", &args.service),
+        ("service", &service),
         ("operation", &args.operation),
         ("verdict", &args.verdict),
         ("reason", &args.reason),
         ("user", &args.user),
-        ("caller", &args.caller),
+        ("caller", &caller),
         ("proxy", &args.proxy),
-        ("status", &status),
+        ("status", &args.status),
+        ("hop", &hop),
+        ("since", &since),
         ("request_id", &args.request),
         ("limit", &last),
     ];
@@ -164,19 +206,10 @@ fn query(args: &Args) -> String {
 struct Printer {
     format: Format,
     style: Style,
-    status: Option<StatusFilter>,
 }
 
 impl Printer {
     fn print(&self, event: &Value) -> Result<(), Failure> {
-        let status = event.get("status").and_then(Value::as_u64);
-        if let Some(wanted) = self.status
-            && !status.is_some_and(|status| {
-                (u64::from(wanted.low)..=u64::from(wanted.high)).contains(&status)
-            })
-        {
-            return Ok(());
-        }
         match self.format {
             Format::Table => terminal::line(&line::event_line(event, self.style)),
             // JSON escapes control characters by itself.
@@ -191,23 +224,54 @@ mod tests {
     use super::*;
 
     #[test]
-    fn statuses_and_classes() {
-        assert_eq!(
-            status("404"),
-            Ok(StatusFilter {
-                low: 404,
-                high: 404
-            })
-        );
-        assert_eq!(
-            status("5xx"),
-            Ok(StatusFilter {
-                low: 500,
-                high: 599
-            })
-        );
-        for bad in ["", "xx", "0xx", "9xx", "99", "600", "4x"] {
-            assert!(status(bad).is_err(), "{bad}");
+    fn edges_and_times() {
+        let orders = Edge {
+            caller: "orders".to_owned(),
+            service: "payments".to_owned(),
+        };
+        assert_eq!(edge("orders,payments"), Ok(orders));
+        for bad in ["", "orders", "orders,", ",payments"] {
+            assert!(edge(bad).is_err(), "{bad}");
         }
+        let ago = jiff::Timestamp::now().duration_since(since("5m").unwrap());
+        assert!((299..302).contains(&ago.as_secs()), "{ago}");
+        let exact: jiff::Timestamp = "2026-01-31T12:00:00Z".parse().unwrap();
+        assert_eq!(since("2026-01-31T12:00:00Z"), Ok(exact));
+        for bad in [
+            "",
+            "5",
+            "m",
+            "5w",
+            "-5m",
+            "99999999999999999999s",
+            "99999999999999d",
+        ] {
+            assert!(since(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_clients_do_is_seen_at_the_edge() {
+        use clap::Parser;
+        #[derive(Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: Args,
+        }
+        let query_of = |line: &str| {
+            let words = std::iter::once("observe").chain(line.split(' '));
+            query(&Line::try_parse_from(words).ok().unwrap().args)
+        };
+        assert_eq!(query_of("--edge clients,orders"), "service=orders&hop=edge");
+        assert_eq!(
+            query_of("--edge orders,payments --status 4xx -n 5"),
+            "service=payments&caller=orders&status=4xx&limit=5"
+        );
+        assert_eq!(
+            query_of("--since 2026-01-31T12:00:00Z"),
+            "since=2026-01-31T12:00:00Z&limit=1000"
+        );
+        let both = "observe --edge a,b --service c".split(' ');
+        assert!(Line::try_parse_from(both).is_err());
     }
 }

@@ -78,6 +78,11 @@ impl Board {
         }
     }
 
+    /// Lines that an explanation may have, so that frame and last attack stay on the screen.
+    pub(crate) fn room_for_why(height: usize) -> usize {
+        height.saturating_sub(FRAME_LINES + 1).max(4)
+    }
+
     /// One more attack, with the time since the start.
     pub(crate) fn add(&mut self, at: Duration, attack: &'static Attack, outcome: &Outcome) {
         if outcome.ok {

@@ -147,7 +147,8 @@ impl<'a> Live<'a> {
             (Key::Why, Some(api)) => {
                 self.board.why = match (&self.last, self.board.why.is_empty()) {
                     (Some((attack, outcome)), true) => {
-                        why::explain(api, attack, outcome, Style::for_stdout()).await
+                        let room = Board::room_for_why(Screen::height());
+                        why::explain(api, attack, outcome, room, Style::for_stdout()).await
                     }
                     _ => Vec::new(),
                 };
