@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use arc_swap::ArcSwap;
 use testudo_model::Mode;
 
-use crate::authn::{KeyRing, Revocations, TokenBook, TokenCache, TxnKeys, TxnMinter};
+use crate::authn::{Fingerprints, KeyRing, Revocations, TokenBook, TokenCache, TxnKeys, TxnMinter};
 use crate::containment::Containments;
 use crate::limit::Limiter;
 use crate::modes::Modes;
@@ -27,6 +27,8 @@ pub struct Live {
     pub token_book: TokenBook,
     /// Principals that are narrowed for a while.
     pub containments: ArcSwap<Containments>,
+    /// Names for wrong credentials in events.
+    pub fingerprints: Fingerprints,
     /// Modes that hold for a while instead of the bundle's.
     pub modes: ArcSwap<Modes>,
 }

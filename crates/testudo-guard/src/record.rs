@@ -25,6 +25,8 @@ pub struct Record {
     pub roles: Option<Arc<[Arc<str>]>>,
     /// The client's address, after `trusted_proxies` or from the transaction token.
     pub source_ip: Option<IpAddr>,
+    /// Names the credential that came at the edge, right or wrong; never tells it.
+    pub credential: Option<u64>,
     /// The mode of the service.
     pub mode: Mode,
     /// The line that decided.

@@ -124,7 +124,8 @@ pub struct Event {
     pub roles: Vec<String>,
     /// The client's address at the edge; inside, the one that the gateway saw where it is known.
     pub source_ip: Option<IpAddr>,
-    /// Which credential came, right or wrong: 16 hex digits of its BLAKE3 hash. Never the credential.
+    /// Which credential came at the edge, right or wrong: 16 hex digits of a BLAKE3 hash. Never the
+    /// credential, and of a wrong one nothing that could be guessed at: its hash is keyed by the process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential: Option<String>,
     /// `User-Agent` at the edge, cut to 128 bytes.

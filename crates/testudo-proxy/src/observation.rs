@@ -19,6 +19,7 @@ use crate::trace::{Ids, OpenTrace, OpenTraces};
 const MAX_METHOD: usize = 32;
 const MAX_HOST: usize = 255;
 const MAX_PATH: usize = 1024;
+const MAX_AGENT: usize = 128;
 
 /// Counters that the request body fills while somebody else holds the [`Observation`].
 #[derive(Debug, Default)]
@@ -49,6 +50,7 @@ pub(crate) struct Observation {
     method: String,
     host: String,
     path: String,
+    agent: Option<String>,
     status: Option<StatusCode>,
     denied: bool,
     open_trace: Option<OpenTrace>,
@@ -83,6 +85,7 @@ impl Observation {
             method: cut(head.method.as_str(), MAX_METHOD),
             host: cut(host, MAX_HOST),
             path: cut(head.uri.path(), MAX_PATH),
+            agent: (side == Side::Edge).then(|| agent(head)).flatten(),
             status: None,
             denied: false,
             open_trace: None,
@@ -167,8 +170,8 @@ impl Observation {
                 .flat_map(|roles| roles.iter().map(owned))
                 .collect(),
             source_ip: record.source_ip,
-            credential: None,
-            agent: None,
+            credential: record.credential.map(|name| format!("{name:016x}")),
+            agent: self.agent.take(),
             service: record.service.as_ref().map(owned),
             operation: record.operation.as_ref().map(owned),
             method: std::mem::take(&mut self.method),
@@ -202,6 +205,16 @@ impl Drop for Observation {
         let event = self.event();
         self.core.shared.events.send(event);
     }
+}
+
+/// What the client says it is; what is not text in it is replaced.
+fn agent(head: &Parts) -> Option<String> {
+    let bytes = head.headers.get(header::USER_AGENT)?.as_bytes();
+    let start = bytes.get(..MAX_AGENT).unwrap_or(bytes);
+    Some(match std::str::from_utf8(start) {
+        Ok(text) => text.to_owned(),
+        Err(_) => cut(&String::from_utf8_lossy(start), MAX_AGENT),
+    })
 }
 
 /// The first `max` bytes, cut at a character.

@@ -62,6 +62,65 @@ async fn ask(client: &mut Client, request: Request<Bytes>) -> (StatusCode, Strin
 }
 
 #[tokio::test]
+async fn events_tell_credentials_apart_and_never_tell_them() {
+    let app = Upstream::ok();
+    let key = ApiKeys::generate("ci").unwrap();
+    let world = world(&app, "keys/jwks.json", &key.hash);
+    let (gateway, sidecar) = proxies(&world);
+    let mut events = gateway.events();
+    let mut mesh_events = sidecar.events();
+    let mut client = gateway.client().await;
+    let good = world.users.token("alice", &["customer"], 300);
+    let foreign = testudo_testkit::Users::new("https://id.shop.test", "shop");
+    let forged = foreign.token("alice", &["customer"], 300);
+    let basic = || with(get("/"), "authorization", "Basic YWxpY2U6aHVudGVyMg==");
+    let long = format!("{}{}", "Agent/1 ", "x".repeat(200));
+    let requests = [
+        with(bearer(&good), "user-agent", "shop-app/3"),
+        bearer(&good),
+        with(get("/"), "x-api-key", &key.text),
+        bearer(&forged),
+        basic(),
+        with(basic(), "user-agent", &long),
+        get("/"),
+    ];
+    let mut seen = Vec::new();
+    for request in requests {
+        client.send(request).await;
+        seen.push(events.recv().await.unwrap());
+    }
+    let names: Vec<_> = seen.iter().map(|event| event.credential.clone()).collect();
+    assert!(names.iter().take(6).flatten().all(|name| name.len() == 16));
+    assert_eq!(names[0], names[1], "the same token");
+    assert_eq!(names[4], names[5], "the same wrong password");
+    assert_eq!(names[6], None, "nothing came");
+    let different: std::collections::BTreeSet<_> = names.iter().collect();
+    assert_eq!(different.len(), 5);
+    assert_eq!(seen[0].agent.as_deref(), Some("shop-app/3"));
+    assert_eq!(seen[5].agent.as_deref(), long.get(..128));
+    assert_eq!(seen[3].user, None, "a forged token names nobody");
+
+    // Inside there are transaction tokens, which name no credential; and nothing holds any of them.
+    let inside = mesh_events.recv().await.unwrap();
+    assert_eq!((&inside.credential, &inside.agent), (&None, &None));
+    for event in seen.iter().chain([&inside]) {
+        let json = serde_json::to_string(&**event).unwrap();
+        let secrets = [
+            good.as_str(),
+            &forged,
+            key.text.as_str(),
+            "YWxpY2U6aHVudGVyMg==",
+            "hunter2",
+        ];
+        for secret in secrets {
+            assert!(!json.contains(secret), "{json}");
+            let signature = secret.rsplit(['.', '_']).next().unwrap();
+            assert!(!json.contains(signature), "{json}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn credentials_pass_or_say_why_not() {
     let app = Upstream::ok();
     let key = ApiKeys::generate("ci").unwrap();

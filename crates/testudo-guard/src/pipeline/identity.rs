@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue, header, request::Parts};
 use testudo_model::{Hop, Reason};
 
 use super::judge::Judge;
-use crate::authn::{Authenticators, Authn, User};
+use crate::authn::{Authenticators, Authn, Fingerprints, User};
 use crate::live::{Live, Local};
 use crate::now::Now;
 use crate::record::Denial;
@@ -76,6 +76,7 @@ fn at_the_edge(
     );
     match authn {
         Authn::User(user) => {
+            judge.record().credential = Some(Fingerprints::right(&user));
             judge.pass("authn", proof(&user, now), None);
             Ok(user)
         }
@@ -84,6 +85,10 @@ fn at_the_edge(
             Ok(User::anonymous())
         }
         Authn::Failed { reason, detail } => {
+            // Without keys it is neither right nor wrong.
+            if reason != Reason::AuthnUnavailable {
+                judge.record().credential = live.fingerprints.wrong(&head.headers);
+            }
             judge.fail("authn", unauthenticated(reason, detail))?;
             Ok(User::anonymous())
         }

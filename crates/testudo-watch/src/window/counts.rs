@@ -133,6 +133,8 @@ struct Facts<'a> {
     address: Option<u32>,
     agent: Option<u32>,
     credential: Option<u64>,
+    /// The credential that came never was right, as far as can be told.
+    is_wrong: bool,
     unknown: bool,
     at_us: u64,
 }
@@ -166,6 +168,11 @@ impl<'a> Facts<'a> {
             address: event.source_ip.map(hash_address),
             agent: event.agent.as_deref().map(|agent| hash(agent.as_bytes())),
             credential: credential.and_then(|hex| u64::from_str_radix(hex, 16).ok()),
+            // An expired one was right once: whoever comes back from holidays is no attacker.
+            is_wrong: !matches!(
+                event.reason,
+                Some(Reason::AuthnExpired | Reason::AuthnUnavailable)
+            ),
             unknown,
             at_us: u64::try_from(event.time.as_microsecond()).unwrap_or(0),
         }
@@ -328,6 +335,7 @@ impl Counter {
                 add(&mut stats.credentials_right, facts.credential.map(low_half));
             }
             PrincipalRef::Service(_) => add(&mut stats.users, facts.user_hash()),
+            PrincipalRef::Address(_) if !facts.is_wrong => {}
             PrincipalRef::Address(_) => {
                 add(&mut stats.credentials_wrong, facts.credential.map(low_half));
             }

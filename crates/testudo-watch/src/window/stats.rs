@@ -368,8 +368,8 @@ pub struct PrincipalStats {
     pub agents: Distinct,
     /// Distinct credentials that held (edge only).
     pub credentials_right: Distinct,
-    /// Distinct credentials that did not hold (edge only, and of addresses only: whom they name is not
-    /// known).
+    /// Distinct credentials that did not hold, expired ones left out (edge only, and of addresses only:
+    /// whom they name is not known).
     pub credentials_wrong: Distinct,
     /// Of a service: distinct verified users it acted for. Of an address: distinct verified users who
     /// came from there; nothing else of theirs is counted for the address.
