@@ -68,6 +68,12 @@ impl Api {
             .await
     }
 
+    /// `DELETE /api/v1/…`.
+    pub(crate) async fn delete(&self, path: &str) -> Result<Value, ApiError> {
+        self.json(self.request(Method::DELETE, path).timeout(TIMEOUT))
+            .await
+    }
+
     /// A stream of server-sent events: chunks as they come, without a deadline.
     pub(crate) async fn stream(
         &self,

@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    can, check, completions, control, demo, doctor, explain, identity, init, launch, man, observe,
-    policy, proxy, run, schema, up, why,
+    can, check, completions, control, demo, doctor, explain, identity, init, launch, man, mode,
+    observe, policy, proxy, run, schema, up, watch, why,
 };
 
 /// One policy at every hop: API gateway and service mesh security in one binary.
@@ -44,6 +44,10 @@ pub(crate) enum Command {
     Policy(policy::Args),
     /// Why was this request permitted or denied? Every hop, each check, the line that decided
     Why(why::Args),
+    /// A service's mode for a while: report, enforce or observe; ends by itself
+    Mode(mode::Args),
+    /// What is unusual, and who is contained
+    Watch(watch::Args),
     /// Live decisions as lines
     Observe(observe::Args),
     /// Who is who: show, issue join tokens, verify SVIDs

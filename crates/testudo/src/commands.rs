@@ -15,12 +15,14 @@ pub(crate) mod identity;
 pub(crate) mod init;
 pub(crate) mod launch;
 pub(crate) mod man;
+pub(crate) mod mode;
 pub(crate) mod observe;
 pub(crate) mod policy;
 pub(crate) mod proxy;
 pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod up;
+pub(crate) mod watch;
 pub(crate) mod why;
 
 /// Runs a command that waits for I/O, on this thread (see `lifeline` for why on this one).

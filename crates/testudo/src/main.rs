@@ -45,6 +45,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Can(args) => commands::can::run(&args),
         Command::Policy(args) => commands::policy::run(args),
         Command::Why(args) => commands::why::run(&args),
+        Command::Mode(args) => commands::mode::run(&args),
+        Command::Watch(args) => commands::watch::run(args),
         Command::Observe(args) => commands::observe::run(args),
         Command::Identity(args) => commands::identity::run(args),
         Command::Doctor(args) => commands::doctor::run(&args),

@@ -118,6 +118,14 @@ pub(crate) fn state_folder_above(dir: &Path) -> Option<PathBuf> {
         .find(|state| state.is_dir())
 }
 
+/// The folder with the state of each proxy that `up` started, from `dir` upwards, whether control is
+/// there or not.
+pub(crate) fn proxies_above(dir: &Path) -> Option<PathBuf> {
+    dir.ancestors()
+        .map(|dir| dir.join(STATE_FOLDER).join("proxies"))
+        .find(|proxies| proxies.is_dir())
+}
+
 /// What control writes once it serves.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct ControlFile {

@@ -267,16 +267,16 @@ pub(super) async fn covered(State(state): Api) -> Response {
     };
     let services = current.config.services.values();
     let list: Vec<Value> = services
-        .map(|service| cover_of(&current.config, service))
+        .map(|service| {
+            let mode = state.control.mode_of(&service.name);
+            cover_of(&current.config, service, mode.unwrap_or(service.mode))
+        })
         .collect();
     Json(list).into_response()
 }
 
-fn cover_of(config: &Config, service: &Service) -> Value {
-    let mode = match service.mode_until {
-        Some(until) if crate::unix_now() >= until => Mode::Enforce,
-        _ => service.mode,
-    };
+/// `mode`: what holds now, which may be set for a while.
+fn cover_of(config: &Config, service: &Service, mode: Mode) -> Value {
     let cover = coverage(config, service, mode);
     json!({
         "service": service.name,

@@ -10,4 +10,5 @@
 mod access;
 mod api;
 mod mesh;
+mod narrowing;
 mod running;

@@ -111,6 +111,17 @@ impl Running {
         )
     }
 
+    pub(crate) async fn delete(&self, path: &str) -> (u16, Value) {
+        let request = client()
+            .delete(format!("http://{}{path}", self.api))
+            .bearer_auth(&self.token);
+        let response = request.send().await.unwrap();
+        (
+            response.status().as_u16(),
+            response.json().await.unwrap_or(Value::Null),
+        )
+    }
+
     pub(crate) async fn join_token(&self, role: &str, service: Option<&str>) -> JoinToken {
         let body = match service {
             Some(service) => json!({"role": role, "service": service}),

@@ -34,6 +34,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
             proxies: list(api.get("proxies").await?),
             services: list(api.get("services").await?),
             identities: list(api.get("identities").await?),
+            modes: list(api.get("modes").await?),
+            containments: list(api.get("containments").await?),
             now: jiff::Timestamp::now(),
         })
     })?;

@@ -1,6 +1,8 @@
 //! What `doctor` looks at. Pure: the answers of the API and the clock go in, findings come out; only
 //! [`examine_state`] looks at files.
 
+mod narrowing;
+
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
@@ -62,6 +64,8 @@ pub(super) struct Mesh {
     pub(super) proxies: Vec<Value>,
     pub(super) services: Vec<Value>,
     pub(super) identities: Vec<Value>,
+    pub(super) modes: Vec<Value>,
+    pub(super) containments: Vec<Value>,
     pub(super) now: Timestamp,
 }
 
@@ -74,6 +78,8 @@ pub(super) fn examine(mesh: &Mesh) -> Vec<Finding> {
     findings.push(exposure(mesh));
     findings.push(clock(mesh));
     findings.push(dropped(mesh));
+    findings.extend(narrowing::modes(mesh));
+    findings.extend(narrowing::containments(mesh));
     findings
 }
 

@@ -11,6 +11,8 @@ fn mesh() -> Mesh {
         ],
         services: vec![json!({"name": "orders", "sidecar": true, "workloads": 1, "ready": 1})],
         identities: vec![json!({"name": "orders-1", "joined": "2026-11-21T11:00:00Z"})],
+        modes: vec![],
+        containments: vec![],
         now,
     }
 }
@@ -91,4 +93,52 @@ fn open_state_is_found() {
     std::fs::write(&token, "x").unwrap();
     std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o644)).unwrap();
     assert_eq!(examine_state(dir.path())[0].level, Level::Bad);
+}
+
+#[test]
+fn loosened_modes_and_containments_are_said_with_the_time_left() {
+    let said = |mesh: &Mesh| {
+        let findings = examine(mesh).into_iter();
+        let wanted = findings.filter(|finding| matches!(finding.about, "modes" | "contained"));
+        wanted
+            .map(|finding| (finding.level, finding.message))
+            .collect::<Vec<_>>()
+    };
+    let mut mesh = mesh();
+    let enforces = (Level::Good, "every service enforces its policy".to_owned());
+    assert_eq!(said(&mesh), [enforces]);
+    mesh.services[0]["mode"] = json!("report");
+    mesh.services[0]["configured_mode"] = json!("enforce");
+    mesh.services[0]["mode_until"] = json!("2026-11-21T12:29:00Z");
+    mesh.modes = vec![
+        json!({"service": "payments", "mode": "observe", "proxy": "payments-1",
+        "until": "2026-11-21T12:01:00Z", "by": "payments-1: uid 0"}),
+    ];
+    mesh.containments = vec![
+        json!({"id": "ctn-1", "principal": "shop:bob", "service": "orders",
+        "operation": "orders:getOrder", "action": "deny", "until": "2026-11-21T12:10:00Z", "reason": "walks"}),
+    ];
+    let messages: Vec<String> = said(&mesh)
+        .into_iter()
+        .map(|(level, message)| {
+            assert_eq!(level, Level::Warning);
+            message
+        })
+        .collect();
+    assert_eq!(
+        messages,
+        [
+            "orders is in mode report for 29 min more, then enforce again: what policy denies passes",
+            "payments-1 has payments in mode observe for 60 s more, set on its host (payments-1: uid 0)",
+            "shop:bob is contained on orders:getOrder (deny) for 10 min more: walks",
+        ]
+    );
+    // Nothing is set: the bundle itself reports.
+    mesh.services[0]["configured_mode"] = json!("report");
+    mesh.services[0]["mode_until"] = Value::Null;
+    assert_eq!(
+        said(&mesh)[0].1,
+        "orders is in mode report: what policy denies passes"
+    );
+    assert_eq!(bad(&mesh), Vec::<&str>::new());
 }
