@@ -32,6 +32,7 @@ mod audit;
 mod containments;
 pub mod dashboard;
 mod handlers;
+mod incidents;
 mod modes;
 mod stream;
 mod validator;
@@ -165,6 +166,12 @@ fn router(state: Arc<ApiState>, stop: CancellationToken) -> Router {
         .route("/api/v1/calls", get(access::calls))
         .route("/api/v1/audit", get(audit::entries))
         .route("/api/v1/audit/verify", get(audit::verify))
+        .route("/api/v1/incidents", get(incidents::list))
+        .route("/api/v1/incidents/stream", get(incidents::follow))
+        .route("/api/v1/incidents/{id}", get(incidents::one))
+        .route("/api/v1/incidents/{id}/ack", post(incidents::acknowledge))
+        .route("/api/v1/incidents/{id}/mute", post(incidents::mute))
+        .route("/api/v1/incidents/{id}/close", post(incidents::close))
         .route("/api/v1/decisions", get(handlers::decisions))
         .route("/api/v1/decisions/stream", get(stream::decisions))
         .route("/api/v1/why/last", get(why::last))

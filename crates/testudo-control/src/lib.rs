@@ -10,6 +10,7 @@ pub mod decisions;
 mod files;
 pub mod fleet;
 pub mod grpc;
+pub mod incidents;
 mod issue;
 mod listener;
 pub mod modes;
@@ -70,6 +71,8 @@ pub struct Control {
     pub searches: why::gather::Searches,
     /// Who called what, over restarts.
     pub observed: observed::Observed,
+    /// What detectors found.
+    pub incidents: incidents::Incidents,
     /// What the newest revision lets whom do.
     pub views: views::Views,
     /// Where the bundle is edited.

@@ -29,6 +29,7 @@ use crate::containment::Containments;
 use crate::decisions::Decisions;
 use crate::fleet::Fleet;
 use crate::grpc::MeshService;
+use crate::incidents::{self, Incidents};
 use crate::modes::Modes;
 use crate::observed::{self, Observed};
 use crate::revisions::{ApplyError, Revisions};
@@ -172,6 +173,11 @@ pub async fn run(options: ControlOptions, stop: CancellationToken) -> Result<(),
     tasks.spawn(upkeep(Arc::clone(&control), serving.clone()));
     tasks.spawn(keep_observed(Arc::clone(&control), serving.clone()));
     tasks.spawn(end_what_is_over(Arc::clone(&control), serving.clone()));
+    tasks.spawn(incidents::run(
+        Arc::clone(&control),
+        control.windows.subscribe(),
+        serving.clone(),
+    ));
     tasks.spawn(windows::keep_complete(
         Arc::clone(&control),
         serving.clone(),
@@ -226,6 +232,7 @@ fn open(options: &ControlOptions) -> Result<Arc<Control>, ControlError> {
     let modes = Modes::open(&store)?;
     let control = Arc::new(Control {
         observed: Observed::open(store.clone())?,
+        incidents: Incidents::open(store.clone())?,
         views: Views::default(),
         store,
         fleet,

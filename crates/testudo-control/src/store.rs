@@ -7,6 +7,7 @@
 
 mod audit;
 mod calls;
+mod incidents;
 mod narrowing;
 
 use std::path::Path;
@@ -265,6 +266,8 @@ impl Store {
             write.open_table(narrowing::CONTAINMENTS)?;
             write.open_table(narrowing::MODES)?;
             write.open_table(narrowing::HOST_MODES)?;
+            write.open_table(incidents::INCIDENTS)?;
+            write.open_table(incidents::LEARNED)?;
             write.commit()?;
             Ok(())
         };

@@ -17,7 +17,7 @@ mod tail;
 use serde::{Deserialize, Serialize};
 
 pub use alarm::Alarm;
-use level::Level;
+pub(crate) use level::Level;
 use season::Season;
 use tail::Tail;
 

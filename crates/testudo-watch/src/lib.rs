@@ -7,6 +7,7 @@
 
 pub mod baseline;
 mod decision_log;
+pub mod detect;
 mod escape;
 mod metrics;
 mod recorder;

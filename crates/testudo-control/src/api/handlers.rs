@@ -46,6 +46,7 @@ pub(super) async fn status(State(state): Api) -> Response {
     let proxies = control.fleet.proxies();
     let digest = current.as_ref().map(|current| current.digest.clone());
     let (received, dropped) = control.decisions.counts();
+    let (open_incidents, missed_windows) = control.incidents.counts();
     // A proxy that has the revision but not yet the addresses could not reach a service that just came.
     let is_in_sync =
         |proxy: &&ProxyView| Some(&proxy.digest) == digest.as_ref() && proxy.knows_addresses;
@@ -66,6 +67,8 @@ pub(super) async fn status(State(state): Api) -> Response {
         "decisions": {"received": received, "dropped": dropped},
         "authority": control.authority_view(),
         "started": control.started,
+        "incidents": {"open": open_incidents, "missed_windows": missed_windows},
+        "webhooks": control.incidents.webhooks(),
         "version": env!("CARGO_PKG_VERSION"),
     }))
     .into_response()

@@ -14,36 +14,54 @@ const LEAST: f64 = 0.02;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Level {
-    #[serde(rename = "n")]
+#[serde(from = "Stored", into = "Stored")]
+pub(crate) struct Level {
     count: u32,
-    #[serde(rename = "l")]
     level: f32,
-    #[serde(rename = "s")]
     spread: f32,
 }
 
+/// There are thousands of levels: stored as three numbers without names.
+type Stored = (u32, f32, f32);
+
+impl From<Stored> for Level {
+    fn from((count, level, spread): Stored) -> Level {
+        // JSON has no infinities or NaN, but a damaged record may have large numbers.
+        Level {
+            count,
+            level,
+            spread: spread.max(0.0),
+        }
+    }
+}
+
+impl From<Level> for Stored {
+    fn from(level: Level) -> Stored {
+        (level.count, level.level, level.spread)
+    }
+}
+
 impl Level {
-    pub(super) fn count(self) -> u32 {
+    pub(crate) fn count(self) -> u32 {
         self.count
     }
 
-    pub(super) fn value(self) -> f64 {
+    pub(crate) fn value(self) -> f64 {
         f64::from(self.level)
     }
 
     /// Mean absolute distance.
-    pub(super) fn spread(self) -> f64 {
+    pub(crate) fn spread(self) -> f64 {
         f64::from(self.spread)
     }
 
     /// What distances are measured by; never 0.
-    pub(super) fn scale(self) -> f64 {
+    pub(crate) fn scale(self) -> f64 {
         scale(self.spread(), self.value())
     }
 
     /// `rate`: share by which the newest value counts, once there are more than `1 / rate`.
-    pub(super) fn learn(&mut self, value: f64, rate: f64) {
+    pub(crate) fn learn(&mut self, value: f64, rate: f64) {
         self.count = self.count.saturating_add(1);
         if self.count == 1 {
             self.level = narrow(value);
@@ -61,7 +79,7 @@ impl Level {
     }
 
     /// Learns the spread of distances that somebody else measured.
-    pub(super) fn learn_distance(&mut self, distance: f64, rate: f64) {
+    pub(crate) fn learn_distance(&mut self, distance: f64, rate: f64) {
         self.count = self.count.saturating_add(1);
         let limit = if self.count <= UNGUARDED {
             f64::INFINITY
@@ -73,13 +91,13 @@ impl Level {
     }
 
     /// A new level, to be refined quickly; the spread stays what it was.
-    pub(super) fn restart(&mut self, level: f64) {
+    pub(crate) fn restart(&mut self, level: f64) {
         self.level = narrow(level);
         self.count = self.count.min(UNGUARDED);
     }
 }
 
-pub(super) fn scale(spread: f64, level: f64) -> f64 {
+pub(crate) fn scale(spread: f64, level: f64) -> f64 {
     (spread * TO_DEVIATION).max(LEAST * level.abs()).max(1e-6)
 }
 
@@ -88,6 +106,6 @@ pub(super) fn scale(spread: f64, level: f64) -> f64 {
     clippy::cast_possible_truncation,
     reason = "precision, not range, is given up"
 )]
-pub(super) fn narrow(value: f64) -> f32 {
+pub(crate) fn narrow(value: f64) -> f32 {
     value.clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32
 }
