@@ -31,6 +31,7 @@ mod access;
 mod audit;
 mod containments;
 pub mod dashboard;
+mod graph;
 mod handlers;
 mod incidents;
 mod modes;
@@ -160,6 +161,7 @@ fn router(state: Arc<ApiState>, stop: CancellationToken) -> Router {
             axum::routing::delete(modes::reset),
         )
         .route("/api/v1/trust", get(handlers::trust))
+        .route("/api/v1/graph", get(graph::graph))
         .route("/api/v1/access", get(access::access))
         .route("/api/v1/reach", get(access::reached))
         .route("/api/v1/coverage", get(access::covered))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use testudo_watch::window::{Counts, Distinct, EdgeKey, EdgeStats, Limits, Samples, Table};
 
 /// A fine step, in seconds.
-const FINE: u64 = 10;
+pub const STEP: u64 = 10;
 /// A coarse step, in seconds.
 const COARSE: u64 = 60;
 /// So long fine steps are kept, in seconds.
@@ -57,7 +57,7 @@ impl History {
         }
         let is_fine = start.saturating_add(FINE_FOR) >= newest;
         let (spans, seconds) = if is_fine {
-            (&mut self.fine, FINE)
+            (&mut self.fine, STEP)
         } else {
             (&mut self.coarse, COARSE)
         };
