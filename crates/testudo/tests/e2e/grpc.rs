@@ -217,4 +217,19 @@ permit (principal in Role::"admin", action == Action::"secrets:POST", resource);
     let limited = call(&mesh, "/shop.Orders/Create", Some(&alice)).await;
     assert_eq!(limited.status(), Some("8"), "{:?}", limited.headers);
     assert!(limited.headers.contains_key("retry-after"));
+
+    let args = [
+        "watch",
+        "contain",
+        "e2e:alice",
+        "down:POST",
+        "--force",
+        "--reason",
+        "x",
+    ];
+    let contained = mesh.testudo(&args);
+    assert!(contained.status.success(), "{contained:?}");
+    let contained = call(&mesh, "/shop.Down/Read", Some(&alice)).await;
+    assert_eq!((contained.http, contained.status()), (200, Some("7")));
+    assert_eq!(contained.headers["x-testudo-reason"], "contained");
 }

@@ -11,6 +11,7 @@
 )]
 
 mod alone;
+mod contained;
 mod grpc;
 mod http;
 mod issuer;
