@@ -39,11 +39,6 @@ impl Failure {
         }
     }
 
-    /// Whether the command was used wrongly.
-    pub(crate) fn is_usage(&self) -> bool {
-        self.code == USAGE
-    }
-
     /// Where it is wrong: a file and line, an address.
     #[must_use]
     pub(crate) fn at(mut self, place: impl fmt::Display) -> Failure {

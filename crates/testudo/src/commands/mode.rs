@@ -89,6 +89,21 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     }
 }
 
+/// The control plane, if it answers now. It is asked something harmless first: a change that waits in
+/// the socket of one that hangs would be made when nobody expects it any more.
+async fn control(args: &Args) -> Result<Option<Api>, Failure> {
+    // Where control is not even known, this host may still have proxies.
+    let Ok(endpoint) = args.remote.resolve() else {
+        return Ok(None);
+    };
+    let api = Api::new(endpoint)?;
+    match tokio::time::timeout(PATIENCE, api.try_get("status")).await {
+        Ok(Ok(_)) => Ok(Some(api)),
+        Ok(Err(refused @ ApiError::Refused(_))) => Err(refused.into_failure()),
+        Ok(Err(ApiError::Failed(_))) | Err(_) => Ok(None),
+    }
+}
+
 fn set_mode(args: &Args, service: &str, mode: Mode, length: Duration) -> Result<ExitCode, Failure> {
     let local = host::given(&args.states)?;
     if !local.is_empty() {
@@ -100,21 +115,16 @@ fn set_mode(args: &Args, service: &str, mode: Mode, length: Duration) -> Result<
         "for": format!("{}s", length.as_secs()),
         "reason": args.reason,
     });
-    let asked = block_on(async {
-        let api = Api::new(args.remote.resolve()?)?;
-        match tokio::time::timeout(PATIENCE, api.post("modes", &request)).await {
-            Ok(Ok(view)) => Ok(Some(view)),
-            Ok(Err(ApiError::Failed(_))) | Err(_) => Ok(None),
-            Ok(Err(refused @ ApiError::Refused(_))) => Err(refused.into_failure()),
+    let answer = block_on(async {
+        match control(args).await? {
+            Some(api) => {
+                let set = api.post("modes", &request).await;
+                set.map(Some).map_err(ApiError::into_failure)
+            }
+            None => Ok(None),
         }
     });
-    let answer = match asked {
-        // Where control is not even known, this host may still have proxies.
-        Err(failure) if !failure.is_usage() => return Err(failure),
-        Err(_) => None,
-        Ok(answer) => answer,
-    };
-    let Some(view) = answer else {
+    let Some(view) = answer? else {
         let local = host::found(service);
         if local.is_empty() {
             return Err(Failure::new("the control plane does not answer, and no proxy of this host judges requests to this service")
@@ -157,13 +167,12 @@ fn reset(args: &Args, service: &str) -> Result<ExitCode, Failure> {
         .filter(|proxy| proxy.has_set(service))
         .collect();
     let reset = block_on(async {
-        let api = Api::new(args.remote.resolve()?)?;
+        let Some(api) = control(args).await? else {
+            return Err(Failure::new("the control plane does not answer"));
+        };
         let path = format!("modes/{}", query_value(service));
-        match tokio::time::timeout(PATIENCE, api.delete(&path)).await {
-            Ok(Ok(view)) => Ok(view),
-            Ok(Err(error)) => Err(error.into_failure()),
-            Err(_) => Err(Failure::new("the control plane does not answer")),
-        }
+        let reset = api.delete(&path).await;
+        reset.map_err(ApiError::into_failure)
     });
     match (reset, local.is_empty()) {
         (Err(failure), true) => return Err(failure),
