@@ -21,4 +21,5 @@ mod outbound;
 mod reasons;
 mod smuggling;
 mod upstream;
+mod watching;
 mod wide;

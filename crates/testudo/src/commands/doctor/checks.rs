@@ -2,6 +2,7 @@
 //! [`examine_state`] looks at files.
 
 mod narrowing;
+mod watching;
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -78,6 +79,7 @@ pub(super) fn examine(mesh: &Mesh) -> Vec<Finding> {
     findings.push(exposure(mesh));
     findings.push(clock(mesh));
     findings.push(dropped(mesh));
+    findings.extend(watching::examine(mesh));
     findings.extend(narrowing::modes(mesh));
     findings.extend(narrowing::containments(mesh));
     findings
