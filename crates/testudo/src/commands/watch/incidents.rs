@@ -139,23 +139,20 @@ pub(super) fn show(args: &ShowArgs) -> Result<ExitCode, Failure> {
 
 /// An incident for people.
 pub(super) fn describe(incident: &Value, style: Style) -> String {
-    let mut out = String::new();
+    let headline = format!(
+        "{}  {}  {}, {}",
+        raw(incident, "/id"),
+        raw(incident, "/title"),
+        raw(incident, "/severity"),
+        raw(incident, "/state"),
+    );
+    let mut out = format!("{}\n", style.bold(&escape(&headline)));
     let mut line = |name: &str, value: &str| {
         if !value.is_empty() {
             let name = style.dim(&format!("{name:<10}"));
             out.push_str(&format!("{name}{}\n", escape(value)));
         }
     };
-    line(
-        "",
-        &format!(
-            "{}  {}  {}, {}",
-            raw(incident, "/id"),
-            raw(incident, "/title"),
-            raw(incident, "/severity"),
-            raw(incident, "/state"),
-        ),
-    );
     line("detector", &raw(incident, "/detector"));
     line(
         "who",
