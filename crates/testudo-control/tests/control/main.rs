@@ -9,6 +9,7 @@
 
 mod access;
 mod api;
+mod counted;
 mod mesh;
 mod narrowing;
 mod running;
