@@ -12,6 +12,7 @@
 
 mod alone;
 mod contained;
+mod graph;
 mod grpc;
 mod http;
 mod issuer;
