@@ -22,6 +22,7 @@ use crate::supervise::{Event, Events, Supervisor, What, log_tail};
 
 pub(crate) use children::{needs_token, own_program, set_proxy};
 pub(crate) use plan::{Plan, Workload};
+pub(crate) use summary::dashboard_link;
 
 /// From the first child to the last one ready.
 const START_DEADLINE: Duration = Duration::from_secs(30);

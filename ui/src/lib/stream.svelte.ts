@@ -1,4 +1,5 @@
 // Live decisions: taken from the stream as they come, shown a few times a second, bounded.
+import { untrack } from "svelte";
 import { follow } from "./api";
 import { live } from "./live.svelte";
 import type { Decision } from "./types";
@@ -14,10 +15,16 @@ export class Feed {
   waiting = $state(0);
 }
 
-export interface FeedOptions { path: () => string; keep: number; wanted?: () => (decision: Decision) => boolean }
+export interface FeedOptions {
+  path: () => string;
+  keep: number;
+  wanted?: () => (decision: Decision) => boolean;
+  /** Nothing moves while somebody reads. */
+  held?: () => boolean;
+}
 
 /** Follows while the component is there. A changed path begins anew. */
-export function feed({ path, keep, wanted }: FeedOptions): Feed {
+export function feed({ path, keep, wanted, held }: FeedOptions): Feed {
   const state = new Feed();
   $effect(() => {
     const from = path();
@@ -44,7 +51,7 @@ export function feed({ path, keep, wanted }: FeedOptions): Feed {
       stop.signal,
     );
     const timer = setInterval(() => {
-      if (live.paused && !first) {
+      if (!first && (live.paused || untrack(() => held?.() ?? false))) {
         state.waiting = fresh.length;
         return;
       }

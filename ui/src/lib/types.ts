@@ -64,7 +64,7 @@ export interface Access {
   operations: { service: string; operation: string; method: string; path: string }[];
   cells: { principal: number; operation: number; allowed: boolean | "depends"; policy: PolicyRef | null; permitted: number; denied: number; reported: number; last: string | null }[];
 }
-export interface Reach { service: string; reaches: { service: string; operations: { operation: string; via: string[]; policy: PolicyRef | null; as: "itself" | "users" }[] }[] }
+export interface Reach { service: string; reaches: { service: string; operations: { operation: string; via: string[]; policy: PolicyRef | null; as: "itself" | "users"; allowed?: boolean | "depends" }[] }[]; egress?: string[] }
 export type Level = "enforce" | "report" | "none" | "off";
-export interface Coverage { service: string; mtls: Level; authn: Level; authz: Level; schema: Level; responses: Level; limit: Level; waf: Level; mode: Mode }
+export interface Coverage { service: string; mtls: Level; authn: Level; authz: Level; schema: Level; responses: Level; limit: Level; limits?: string[]; callers?: Level; waf: Level; mode: Mode }
 export interface AuditEntry { sequence: number; at: string; by: string; action: string; subject: string | null; detail: string | null; hash: string }

@@ -19,7 +19,7 @@ use crate::demo::bundle;
 use crate::demo::people::{ADMINISTRATOR, CUSTOMERS, People};
 use crate::demo::traffic::Traffic;
 use crate::failure::{Failure, NO, OrFail as _};
-use crate::mesh::{Mesh, MeshOptions, Paths};
+use crate::mesh::{Mesh, MeshOptions, Paths, dashboard_link};
 use crate::site::ControlFile;
 use crate::terminal::Format;
 
@@ -165,7 +165,7 @@ impl Stage {
         board.revision = self.mesh.revision().await.unwrap_or(0);
         board.dir = self.mesh.paths.dir.display().to_string();
         if let Ok(control) = ControlFile::read(&self.mesh.paths.state) {
-            board.api = format!("http://{}/api/v1", control.api);
+            board.link = dashboard_link(&control.api, &self.mesh.paths.state).unwrap_or_default();
         }
         board
     }

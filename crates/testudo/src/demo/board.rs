@@ -17,7 +17,8 @@ pub(crate) struct Board {
     pub(crate) revision: u64,
     pub(crate) proxies: usize,
     pub(crate) took: Duration,
-    pub(crate) api: String,
+    /// Opens the dashboard, token and all.
+    pub(crate) link: String,
     pub(crate) dir: String,
     pub(crate) rate: f64,
     pub(crate) shield: Shield,
@@ -66,7 +67,7 @@ impl Board {
             revision: 0,
             proxies,
             took,
-            api: String::new(),
+            link: String::new(),
             dir: String::new(),
             rate: 0.0,
             shield: Shield::Up,
@@ -165,11 +166,8 @@ impl Board {
         };
         vec![
             format!("{title}   {}", style.dim(&clock(elapsed))),
-            style.dim(&format!(
-                "{}   all on this machine   {}",
-                self.api, self.dir
-            )),
-            String::new(),
+            self.link.clone(),
+            style.dim(&format!("all on this machine   {}", self.dir)),
             format!(
                 "  shoppers ══{:.0}/s══▶ {gate} ╦═▶ storefront ─▶ catalog",
                 self.rate
@@ -226,7 +224,9 @@ impl Board {
         } else {
             "space pause"
         };
-        style.dim(&format!("⏎ why   {shield}   {pause}   q quit"))
+        style.dim(&format!(
+            "⏎ why   {shield}   {pause}   d dashboard   q quit"
+        ))
     }
 }
 
@@ -286,7 +286,7 @@ mod tests {
         let mut board = Board::new("shop.test".to_owned(), 5, Duration::from_millis(1800));
         board.revision = 1;
         board.rate = 212.0;
-        board.api = "http://127.0.0.1:7100".to_owned();
+        board.link = "http://127.0.0.1:7100/#token=k7Qm".to_owned();
         board.dir = "/tmp/shop".to_owned();
         let find = |name| ATTACKS.iter().find(|attack| attack.name == name).unwrap();
         let second = Duration::from_secs;

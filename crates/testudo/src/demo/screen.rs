@@ -14,6 +14,7 @@ pub(crate) enum Key {
     Why,
     Shield,
     Pause,
+    Dashboard,
     Quit,
 }
 
@@ -113,6 +114,7 @@ fn read_keys(sender: &mpsc::Sender<Key>) {
             KeyCode::Char(' ') => Key::Pause,
             KeyCode::Char('q') | KeyCode::Esc => Key::Quit,
             KeyCode::Char('c' | 'd') if control => Key::Quit,
+            KeyCode::Char('d') => Key::Dashboard,
             _ => continue,
         };
         if sender.blocking_send(key).is_err() {

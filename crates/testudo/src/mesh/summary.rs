@@ -1,11 +1,18 @@
 //! What start-up prints: every part with its addresses, then what to do next.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::mesh::{Kind, Mesh};
 use crate::site::ControlFile;
 use crate::terminal::{Style, Table};
+
+/// What opens the dashboard: the token travels in the fragment, which browsers keep to themselves.
+pub(crate) fn dashboard_link(api: &str, state: &Path) -> Option<String> {
+    let token = std::fs::read_to_string(state.join("admin.token")).ok()?;
+    Some(format!("http://{api}/#token={}", token.trim()))
+}
 
 impl Mesh {
     /// The whole text; ends with the lines that open the API and call the gateway.
@@ -37,6 +44,11 @@ impl Mesh {
                 token.display(),
                 control.api
             );
+        }
+        if let Ok(control) = ControlFile::read(&self.paths.state)
+            && let Some(link) = dashboard_link(&control.api, &self.paths.state)
+        {
+            let _ = writeln!(text, "open     {link}");
         }
         if let Some(curl) = self.curl() {
             let _ = writeln!(text, "try      {curl}");

@@ -44,6 +44,7 @@ async fn lines(
     stop: &mut Stop,
 ) -> Result<(), Failure> {
     let style = Style::for_stdout();
+    terminal::line(&format!("dashboard {}\n", board.link))?;
     terminal::line(&Board::header(style))?;
     let scene = stage.scene();
     for (number, attack) in ATTACKS.iter().cycle().enumerate() {
@@ -144,6 +145,14 @@ impl<'a> Live<'a> {
     async fn press(&mut self, key: Key, api: Option<&Api>) -> Result<(), Failure> {
         match (key, api) {
             (Key::Pause, _) => self.board.paused = !self.board.paused,
+            (Key::Dashboard, _) => {
+                self.board.why = if self.board.why.is_empty() {
+                    open_lines(&self.board.link)
+                } else {
+                    Vec::new()
+                };
+                self.board.paused = !self.board.why.is_empty();
+            }
             (Key::Why, Some(api)) => {
                 self.board.why = match (&self.last, self.board.why.is_empty()) {
                     (Some((attack, outcome)), true) => {
@@ -198,6 +207,19 @@ impl<'a> Live<'a> {
         );
         self.screen.draw(&lines)
     }
+}
+
+/// The link, with room around it to be marked and copied. No browser is started from here: its arguments, and the token
+/// with them, could be read by every user of this machine.
+fn open_lines(link: &str) -> Vec<String> {
+    let lines = [
+        "",
+        "The dashboard, in a browser on this machine:",
+        "",
+        link,
+        "",
+    ];
+    lines.map(str::to_owned).to_vec()
 }
 
 /// 99th percentile of the time that our guard took.
