@@ -113,13 +113,13 @@ export function addHistory(a: HistoryPoint[], b: HistoryPoint[]): HistoryPoint[]
 }
 
 /** The whole mesh, window by window: what came in from outside, and what was stopped anywhere. */
-export function meshHistory(graph: Graph): HistoryPoint[] {
+export function meshHistory(graph: Graph): (HistoryPoint & { seconds: number })[] {
   const sum = new Map<string, HistoryPoint>();
   for (const edge of graph.edges) {
     for (const point of edge.history) {
       let found = sum.get(point.at);
       if (!found) {
-        found = { at: point.at, requests: 0, denied: 0, reported: 0, errors: 0, p99_us: null };
+        found = { at: point.at, seconds: point.seconds, requests: 0, denied: 0, reported: 0, errors: 0, p99_us: null };
         sum.set(point.at, found);
       }
       found.denied += point.denied;
@@ -131,7 +131,13 @@ export function meshHistory(graph: Graph): HistoryPoint[] {
       }
     }
   }
-  return [...sum.values()].sort((one, other) => Date.parse(one.at) - Date.parse(other.at));
+  const points = [...sum.values()].sort((one, other) => Date.parse(one.at) - Date.parse(other.at));
+  // The further back, the coarser: a step is as long as it says, or as the way to the next one shows.
+  return points.map((point, index) => {
+    const next = points[index + 1];
+    const gap = next ? (Date.parse(next.at) - Date.parse(point.at)) / 1000 : 0;
+    return { ...point, seconds: point.seconds ?? (gap >= 60 ? 60 : graph.window_seconds || 10) };
+  });
 }
 
 export interface Stop { reason: string; count: number; places: { from: string; to: string; count: number }[] }

@@ -31,7 +31,7 @@ export interface Identity { connected: boolean; name: string; role: string; serv
 
 export interface GraphNode { name: string; kind: "client" | "gateway" | "service" | "external"; mode: Mode | null; proxies: number; ready: number }
 export interface OperationCount { operation: string; requests: number; denied: number; reported: number; errors: number; p50_us: number | null; p99_us: number | null }
-export interface HistoryPoint { at: string; requests: number; denied: number; reported?: number; errors: number; p99_us: number | null }
+export interface HistoryPoint { at: string; seconds?: number; requests: number; denied: number; reported?: number; errors: number; p99_us: number | null }
 export interface GraphEdge {
   caller: string | null; service: string | null; hop: "edge" | "mesh"; requests: number; denied: number; reported: number; errors: number; rate: number;
   p50_us: number | null; p99_us: number | null; guard_p50_us: number | null; bytes_in: number; bytes_out: number; users: number; last: string | null; contained: boolean;
