@@ -23,34 +23,41 @@ fn main() -> io::Result<()> {
         collect(&dist, &dist, &mut files)?;
     }
     files.sort();
+    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     let mut code = String::from("pub(super) static ASSETS: &[Asset] = &[\n");
     for (name, path) in &files {
-        if Path::new(name)
-            .extension()
-            .is_some_and(|extension| extension == "gz")
-        {
+        if name.ends_with(".gz") {
             continue;
         }
-        let compressed = files
-            .iter()
-            .find(|(other, _)| other.strip_suffix(".gz") == Some(name.as_str()))
-            .map_or_else(
-                || "None".to_owned(),
-                |(_, path)| format!("Some(include_bytes!({path:?}))"),
-            );
+        let plain = keep(&out, name, path)?;
+        let compressed = format!("{name}.gz");
+        let gzip = match files.iter().find(|(other, _)| *other == compressed) {
+            Some((_, path)) => format!("Some({})", keep(&out, &compressed, path)?),
+            None => "None".to_owned(),
+        };
         // Writing to a String cannot fail.
         let _ = writeln!(
             code,
-            "    Asset {{ path: {name:?}, plain: include_bytes!({path:?}), gzip: {compressed} }},"
+            "    Asset {{ path: {name:?}, plain: {plain}, gzip: {gzip} }},"
         );
     }
     code.push_str("];\n");
-    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("dashboard_assets.rs");
-    fs::write(out, code)
+    fs::write(out.join("dashboard_assets.rs"), code)
+}
+
+/// Copies a file to where this build keeps it, and says how to include it: a dashboard that is built anew meanwhile
+/// cannot take the files away from the compiler.
+fn keep(out: &Path, name: &str, path: &Path) -> io::Result<String> {
+    let target = out.join("dashboard").join(name);
+    if let Some(folder) = target.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::copy(path, &target)?;
+    Ok(format!("include_bytes!({:?})", target.to_string_lossy()))
 }
 
 /// Every regular file below `folder`, as its path in `root` with slashes, and where it is.
-fn collect(root: &Path, folder: &Path, files: &mut Vec<(String, String)>) -> io::Result<()> {
+fn collect(root: &Path, folder: &Path, files: &mut Vec<(String, PathBuf)>) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let (path, kind) = (entry.path(), entry.file_type()?);
@@ -67,10 +74,7 @@ fn collect(root: &Path, folder: &Path, files: &mut Vec<(String, String)>) -> io:
             }
             let relative = path.strip_prefix(root).map_err(io::Error::other)?;
             let parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy()).collect();
-            files.push((
-                parts.join("/"),
-                path.canonicalize()?.to_string_lossy().into_owned(),
-            ));
+            files.push((parts.join("/"), path));
         }
     }
     Ok(())
