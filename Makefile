@@ -30,19 +30,30 @@ ui/node_modules/.package-lock.json: ui/package-lock.json
 ui-if-possible:
 	@$(MAKE) --no-print-directory ui || echo "dashboard: not built, see above; going on without it (GET / says how to get it)"
 
-.PHONY: check-node
+NODE_IS_NEW_ENOUGH = node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20 ? 1 : 0)' 2>/dev/null
+
+.PHONY: check-node check-chromium
 check-node:
-	@command -v npm >/dev/null && node -e 'process.exit(+process.versions.node.split(".")[0] < 20)' || { echo "Node 20 with npm is missing: installing it"; apt-get update -qq && apt-get install -y -qq nodejs npm; }
-	@node -e 'process.exit(+process.versions.node.split(".")[0] < 20)' || { echo "the dashboard needs Node 20 or newer; this is $$(node --version)"; exit 1; }
+	@command -v npm >/dev/null && $(NODE_IS_NEW_ENOUGH) || { echo "Node 20 with npm is missing: installing it"; apt-get update -qq && apt-get install -y -qq nodejs npm; }
+	@$(NODE_IS_NEW_ENOUGH) || { echo "the dashboard needs Node 20 or newer; this is $$(node --version)"; exit 1; }
 
 check-chromium:
 	@command -v chromium >/dev/null || { echo "chromium is missing: installing it"; apt-get update -qq && apt-get install -y -qq chromium; }
 
 ## Everything that CI checks: format, lints, unit, integration and end-to-end tests on real sockets.
 # All targets at once: one set of features for lints, the sample services and tests, so that nothing is built twice.
-test: check-tools fmt lint
+test: check-tools fmt ui-if-possible lint
 	@$(CARGO) build --workspace --all-targets
 	@$(CARGO) test --workspace --no-fail-fast
+	@$(MAKE) --no-print-directory check-node >/dev/null 2>&1 || { echo "dashboard: NOT TESTED, there is no Node 20 here and apt has none"; exit 0; }; $(MAKE) --no-print-directory ui-test
+
+## The dashboard alone: types, then headless Chromium before a mesh that really runs and before an invented large one.
+ui-test: ui check-chromium
+	@cd ui && npm run --silent check && npm test --silent
+
+## The pictures in docs/, from the running demo.
+ui-pictures: build check-chromium
+	@cd ui && node tests/pictures.mjs
 
 fmt: check-tools
 	@$(CARGO) fmt --all --check

@@ -48,6 +48,7 @@ function embed(): Plugin {
 }
 
 export default defineConfig({
+  logLevel: "warn",
   plugins: [svelte(), embed()],
   build: {
     outDir: "dist",
@@ -56,5 +57,6 @@ export default defineConfig({
     modulePreload: { polyfill: false },
     target: "es2022",
     reportCompressedSize: false,
+    rolldownOptions: { checks: { pluginTimings: false } },
   },
 });

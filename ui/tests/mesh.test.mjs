@@ -22,11 +22,12 @@ before(async () => {
     own: await times(3, () => shop.send("GET", "/orders/alice/17", { user: "alice" })),
     others: await times(2, () => shop.send("GET", "/orders/alice/17", { user: "bob" })),
     nobody: await times(1, () => shop.send("GET", "/orders/alice/17")),
-    order: await times(1, () => shop.send("POST", "/orders", { user: "alice", body: JSON.stringify({ productId: 1, quantity: 1 }) })),
+    order: await times(1, () => shop.send("POST", "/orders", { user: "alice", body: JSON.stringify({ product: 1, quantity: 1 }) })),
   };
   assert.deepEqual(sent.own.map((one) => one.status), [200, 200, 200]);
   assert.deepEqual(sent.others.map((one) => one.reason), ["authz.user", "authz.user"]);
   assert.deepEqual(sent.nobody.map((one) => one.reason), ["authn.missing"]);
+  assert.deepEqual(sent.order.map((one) => one.status), [201]);
   at = await open(browser);
   await at.page.goto(shop.link);
 }, { timeout: 120_000 });
@@ -64,7 +65,7 @@ test("overview: who calls whom, how much, and what was stopped", async () => {
   await at.page.getByRole("button", { name: "Table" }).click();
   const graph = await shop.read("graph?seconds=300");
   const orders = graph.edges.find((edge) => edge.hop === "mesh" && edge.caller === "gateway" && edge.service === "orders");
-  const row = at.page.locator('[data-testid="edges"] tbody tr').filter({ hasText: /^gateway\s+orders/ });
+  const row = at.page.locator('[data-row="gateway>orders"]');
   assert.equal(digits(await row.locator("td").nth(2).innerText()), orders.requests);
   await row.click();
   const detail = at.page.locator(".detail");
@@ -83,10 +84,17 @@ test("decisions: every request is there as it happened, filters hold, live ones 
   await until("only denials", async () => (await at.page.locator("tbody tr").count()) === 3);
   const denied = await at.page.locator("tbody tr").evaluateAll((rows) => rows.map((row) => row.dataset.request));
   assert.deepEqual(new Set(denied), new Set([...sent.others, ...sent.nobody].map((one) => one.id)));
+  await at.page.mouse.move(1, 1);
   const fresh = await shop.send("GET", "/orders/alice/18", { user: "mallory" });
   await at.page.locator(`tr[data-request="${fresh.id}"]`).waitFor();
+  // Nothing moves under a hand that points at it.
+  await at.page.locator("tbody tr").nth(1).hover();
+  const later = await shop.send("GET", "/orders/alice/19", { user: "mallory" });
+  await at.page.getByText("1 more came while you read").click();
+  await at.page.mouse.move(1, 1);
+  await at.page.locator(`tr[data-request="${later.id}"]`).waitFor();
   await at.page.getByLabel("Text in decisions").fill("mallory");
-  await until("the text filter", async () => (await at.page.locator("tbody tr").count()) === 1);
+  await until("the text filter", async () => (await at.page.locator("tbody tr").count()) === 2);
   await at.page.getByRole("button", { name: "Clear" }).click();
   at.quiet();
 });
