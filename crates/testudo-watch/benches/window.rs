@@ -9,6 +9,9 @@ use divan::Bencher;
 use testudo_model::{Event, Hop, Mode, Reason, Verdict};
 use testudo_watch::window::{Aggregator, MergedWindow, Window};
 
+#[global_allocator]
+static ALLOCATIONS: divan::AllocProfiler = divan::AllocProfiler::system();
+
 fn main() {
     divan::main();
 }

@@ -200,7 +200,10 @@ impl Graph {
             seconds,
             window_seconds: STEP,
             now: timestamp(now),
-            dropped_keys: spans.iter().map(|span| span.dropped_keys).sum(),
+            dropped_keys: spans
+                .iter()
+                .map(|span| span.dropped_keys)
+                .fold(0, u64::saturating_add),
             windows: TallyView::default(),
             nodes: Vec::new(),
             edges: edges
@@ -234,7 +237,8 @@ impl Edge {
         let mut reasons = BTreeMap::new();
         for (outcome, count) in stats.outcomes.iter() {
             if let Outcome::Denied(reason) | Outcome::Reported(reason) = outcome {
-                *reasons.entry(reason.code()).or_insert(0) += count;
+                let so_far: &mut u64 = reasons.entry(reason.code()).or_default();
+                *so_far = so_far.saturating_add(count);
             }
         }
         Edge {

@@ -23,6 +23,10 @@ const VERSION: u8 = 1;
 const PART_BYTES: usize = 256 * 1024;
 /// No part is larger: one principal with everything takes less than the difference.
 pub const MAX_PART_BYTES: usize = 512 * 1024;
+/// No count is larger than what a window can hold: sums of what a lying proxy sends do not overflow.
+const MAX_COUNT: u64 = 1 << 40;
+/// No other number is larger; moments in microseconds are not.
+const MAX_NUMBER: u64 = 1 << 52;
 /// Longest name.
 const MAX_TEXT: usize = 4096;
 
@@ -119,39 +123,39 @@ impl Window {
 }
 
 fn read_record(reader: &mut Reader<'_>, counts: &mut Counts) -> Result<(), DecodeError> {
-    let mut found = Counts::default();
+    let limits = &Limits::PROXY;
     match reader.byte()? {
         TOTALS => {
-            found.events = reader.number()?;
-            found.dropped = Dropped::take(reader)?;
+            counts.events = counts.events.saturating_add(reader.count()?);
+            counts.dropped.merge(&Dropped::take(reader)?);
         }
         EDGE => {
             let key = EdgeKey::take(reader)?;
-            found.edges.insert(key, EdgeStats::take(reader)?);
+            counts.absorb_edge(key, EdgeStats::take(reader)?, limits);
         }
         PRINCIPAL => {
             let key = PrincipalKey::take(reader)?;
-            found.principals.insert(key, PrincipalStats::take(reader)?);
+            counts.absorb_principal(key, PrincipalStats::take(reader)?, limits);
         }
         CREDENTIAL => {
             let key = u64::from_be_bytes(reader.array()?);
-            found
-                .credentials
-                .insert(key, CredentialStats::take(reader)?);
+            counts.absorb_credential(key, CredentialStats::take(reader)?, limits);
         }
         CALL => {
             let key = CallKey::take(reader)?;
-            found.calls.insert(key, CallStats::take(reader)?);
+            counts.absorb_call(key, CallStats::take(reader)?, limits);
         }
-        HEAVY => match reader.number()? {
-            0 => found.paths = Heavy::take(reader)?,
-            1 => found.addresses = Heavy::take(reader)?,
-            2 => found.users = Heavy::take(reader)?,
-            _ => return Err(DecodeError::Malformed),
-        },
+        HEAVY => {
+            let which = match reader.number()? {
+                0 => &mut counts.paths,
+                1 => &mut counts.addresses,
+                2 => &mut counts.users,
+                _ => return Err(DecodeError::Malformed),
+            };
+            which.merge(&Heavy::take(reader)?);
+        }
         _ => return Err(DecodeError::Malformed),
     }
-    counts.merge(&found, &Limits::PROXY);
     Ok(())
 }
 
@@ -313,6 +317,10 @@ impl<'b> Reader<'b> {
         Err(DecodeError::Malformed)
     }
 
+    fn count(&mut self) -> Result<u64, DecodeError> {
+        Ok(self.number()?.min(MAX_COUNT))
+    }
+
     /// How many follow: each takes a byte at least.
     fn size(&mut self) -> Result<usize, DecodeError> {
         let size = usize::try_from(self.number()?).map_err(|_| DecodeError::Malformed)?;
@@ -385,7 +393,7 @@ impl Wire for u64 {
         writer.number(*self);
     }
     fn take(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        reader.number()
+        Ok(reader.number()?.min(MAX_NUMBER))
     }
 }
 
@@ -494,7 +502,7 @@ impl Wire for Outcomes {
     fn take(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let mut outcomes = Outcomes::default();
         for _ in 0..reader.size()? {
-            outcomes.add(Outcome::take(reader)?, reader.number()?);
+            outcomes.add(Outcome::take(reader)?, reader.count()?);
         }
         Ok(outcomes)
     }
@@ -519,7 +527,7 @@ impl Wire for Statuses {
         let mut statuses = Statuses::default();
         for class in StatusClass::ALL {
             if bits & 1 == 1 {
-                statuses.add(class, reader.number()?);
+                statuses.add(class, reader.count()?);
             }
             bits >>= 1;
         }
@@ -620,11 +628,11 @@ impl Wire for Heavy {
     }
     fn take(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let mut heavy = Heavy::default();
-        heavy.add_error(reader.number()?);
+        heavy.add_error(reader.count()?);
         for _ in 0..reader.size()? {
             let scope = reader.optional()?;
             let name = reader.text()?.into();
-            heavy.insert(HeavyKey { scope, name }, reader.number()?);
+            heavy.insert(HeavyKey { scope, name }, reader.count()?);
         }
         Ok(heavy)
     }

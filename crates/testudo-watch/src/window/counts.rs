@@ -378,6 +378,10 @@ impl Counter {
             (None, true) => WhoRef::Anonymous,
             (None, false) => WhoRef::Nobody,
         };
+        if roles.iter().any(|role| role.len() > MAX_NAME) {
+            counts.dropped.calls += 1;
+            return;
+        }
         let key = CallRef {
             hop: event.hop,
             caller: event.caller.as_deref(),
@@ -470,27 +474,27 @@ impl Counts {
         self.events = self.events.saturating_add(other.events);
         self.dropped.merge(&other.dropped);
         for (key, stats) in &other.edges {
-            match entry(&mut self.edges, key, limits.edges, || key.clone()) {
+            match self.edges.get_mut(key) {
                 Some(ours) => ours.merge(stats),
-                None => count(&mut self.dropped.edges, stats.outcomes.requests()),
+                None => self.absorb_edge(key.clone(), stats.clone(), limits),
             }
         }
         for (key, stats) in &other.principals {
-            self.merge_principal(key, stats, limits);
+            match self.principals.get_mut(key) {
+                Some(ours) => merge_principal(ours, stats, &mut self.dropped, limits),
+                None => self.absorb_principal(key.clone(), stats.clone(), limits),
+            }
         }
         for (key, stats) in &other.credentials {
-            match entry(&mut self.credentials, key, limits.credentials, || *key) {
+            match self.credentials.get_mut(key) {
                 Some(ours) => ours.merge(stats),
-                None => count(&mut self.dropped.credentials, stats.requests),
+                None => self.absorb_credential(*key, stats.clone(), limits),
             }
         }
         for (key, stats) in &other.calls {
-            match entry(&mut self.calls, key, limits.calls, || key.clone()) {
+            match self.calls.get_mut(key) {
                 Some(ours) => ours.merge(stats),
-                None => count(
-                    &mut self.dropped.calls,
-                    stats.permitted + stats.denied + stats.reported + stats.unfit,
-                ),
+                None => self.absorb_call(key.clone(), *stats, limits),
             }
         }
         self.paths.merge(&other.paths);
@@ -498,30 +502,89 @@ impl Counts {
         self.users.merge(&other.users);
     }
 
-    fn merge_principal(&mut self, key: &PrincipalKey, stats: &PrincipalStats, limits: &Limits) {
-        let is_address = matches!(key.principal, Principal::Address(_));
-        let most = if is_address && self.address_keys >= limits.principals / 2 {
-            0
-        } else {
-            limits.principals
-        };
-        let addresses = &mut self.address_keys;
-        let ours = entry(&mut self.principals, key, most, || {
-            *addresses += usize::from(is_address);
-            key.clone()
-        });
-        let Some(ours) = ours else {
-            count(&mut self.dropped.principals, stats.requests());
-            return;
-        };
-        ours.merge_own(stats);
-        for (key, stats) in &stats.operations {
-            match entry(&mut ours.operations, key, limits.operations, || key.clone()) {
-                Some(ours) => ours.merge(stats),
-                None => count(&mut self.dropped.operations, stats.outcomes.requests()),
-            }
+    pub(super) fn absorb_edge(&mut self, key: EdgeKey, stats: EdgeStats, limits: &Limits) {
+        let requests = stats.outcomes.requests();
+        if !absorb(&mut self.edges, key, stats, limits.edges, EdgeStats::merge) {
+            count(&mut self.dropped.edges, requests);
         }
     }
+
+    pub(super) fn absorb_principal(
+        &mut self,
+        key: PrincipalKey,
+        stats: PrincipalStats,
+        limits: &Limits,
+    ) {
+        if let Some(ours) = self.principals.get_mut(&key) {
+            merge_principal(ours, &stats, &mut self.dropped, limits);
+            return;
+        }
+        let is_address = matches!(key.principal, Principal::Address(_));
+        let is_full = self.principals.len() >= limits.principals
+            || (is_address && self.address_keys >= limits.principals / 2);
+        if is_full {
+            count(&mut self.dropped.principals, stats.requests());
+            return;
+        }
+        self.address_keys += usize::from(is_address);
+        self.principals.insert(key, stats);
+    }
+
+    pub(super) fn absorb_credential(&mut self, key: u64, stats: CredentialStats, limits: &Limits) {
+        let requests = stats.requests;
+        let most = limits.credentials;
+        if !absorb(
+            &mut self.credentials,
+            key,
+            stats,
+            most,
+            CredentialStats::merge,
+        ) {
+            count(&mut self.dropped.credentials, requests);
+        }
+    }
+
+    pub(super) fn absorb_call(&mut self, key: CallKey, stats: CallStats, limits: &Limits) {
+        let requests = [stats.permitted, stats.denied, stats.reported, stats.unfit];
+        if !absorb(&mut self.calls, key, stats, limits.calls, CallStats::merge) {
+            let requests = requests.into_iter().fold(0, u64::saturating_add);
+            count(&mut self.dropped.calls, requests);
+        }
+    }
+}
+
+fn merge_principal(
+    ours: &mut PrincipalStats,
+    theirs: &PrincipalStats,
+    dropped: &mut Dropped,
+    limits: &Limits,
+) {
+    ours.merge_own(theirs);
+    for (key, stats) in &theirs.operations {
+        match entry(&mut ours.operations, key, limits.operations, || key.clone()) {
+            Some(ours) => ours.merge(stats),
+            None => count(&mut dropped.operations, stats.outcomes.requests()),
+        }
+    }
+}
+
+/// Puts a value into a table, or together with the one that is there. False: there is no room.
+fn absorb<K: Hash + Eq, V>(
+    table: &mut Table<K, V>,
+    key: K,
+    value: V,
+    most: usize,
+    merge: impl FnOnce(&mut V, &V),
+) -> bool {
+    if let Some(ours) = table.get_mut(&key) {
+        merge(ours, &value);
+        return true;
+    }
+    let has_room = table.len() < most;
+    if has_room {
+        table.insert(key, value);
+    }
+    has_room
 }
 
 /// The value of a key, made if there is room for one more.

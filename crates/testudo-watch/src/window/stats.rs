@@ -108,7 +108,7 @@ impl Outcomes {
             .counts
             .iter()
             .filter(|(outcome, _)| is_wanted(*outcome));
-        wanted.map(|(_, count)| *count).sum()
+        wanted.map(|(_, count)| *count).fold(0, u64::saturating_add)
     }
 }
 
@@ -387,7 +387,7 @@ impl PrincipalStats {
         self.operations
             .values()
             .map(|stats| of(&stats.outcomes))
-            .sum()
+            .fold(0, u64::saturating_add)
     }
 
     /// Bytes of response bodies.

@@ -339,6 +339,33 @@ fn a_full_window_fits_its_bounds() {
 }
 
 #[test]
+fn absurd_numbers_of_a_lying_proxy_overflow_nothing() {
+    let mut counts = count(&[event()], &Limits::PROXY);
+    counts.events = u64::MAX;
+    counts.dropped.edges = u64::MAX;
+    for stats in counts.edges.values_mut() {
+        stats.outcomes.add(Outcome::Permitted, u64::MAX);
+        stats
+            .outcomes
+            .add(Outcome::Denied(Reason::AuthzUser), u64::MAX);
+        stats.statuses.add(StatusClass::Success, u64::MAX);
+        stats.bytes_out = u64::MAX;
+        stats.last_us = u64::MAX;
+    }
+    let part = window(counts).encode().remove(0);
+    let read = Window::decode(&part).unwrap();
+    let mut merged = MergedWindow::new(read.start);
+    for _ in 0..100 {
+        merged.merge(&read, None);
+    }
+    let edge = &merged.counts.edges[0];
+    assert_eq!(edge.outcomes.requests(), 200 << 40);
+    assert_eq!(edge.bytes_out, 100 << 52);
+    assert!(jiff::Timestamp::from_microsecond(i64::try_from(edge.last_us).unwrap()).is_ok());
+    assert!(merged.counts.dropped.total() >= 100 << 52);
+}
+
+#[test]
 fn a_forged_token_never_counts_for_the_user_that_it_names() {
     // A denied authentication leaves no user in the event; in mode report it leaves the anonymous one.
     let forged = Event {
