@@ -17,7 +17,8 @@ mod plan;
 mod traffic;
 
 pub use plan::{ContainError, LONGEST, MAX_AUTOMATIC, MAX_ENTRIES};
-pub use traffic::{Call, Traffic};
+pub(crate) use traffic::keep as keep_past;
+pub use traffic::{Call, Past, Traffic};
 
 use crate::store::{Audit, Store, StoreError};
 use crate::{Control, unix_now};
@@ -25,9 +26,6 @@ use plan::{Facts, Planned};
 
 /// For so long nothing is contained again by itself where an administrator released it.
 pub const HANDS_OFF: Duration = Duration::from_hours(1);
-
-/// What was usual is looked for in so much of the past.
-const LOOK_BACK: u64 = 600;
 
 /// What is done with the principal's requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -279,12 +277,12 @@ impl Control {
     pub fn contain(&self, request: &ContainRequest) -> Result<Containment, ContainError> {
         let now = unix_now();
         let current = self.revisions.current().ok_or(ContainError::NothingRuns)?;
-        let traffic = Traffic::of(&self.decisions, now.saturating_sub(LOOK_BACK), now);
         let mut list = self.containments.lock();
         let facts = Facts {
             config: &current.config,
             apis: &current.apis,
-            traffic: &traffic,
+            traffic: &|| self.past.with(&self.decisions, now),
+            stops_now: &|containment| traffic::stops_now(containment, &self.decisions, now),
             known: &list,
             now,
         };

@@ -65,6 +65,8 @@ pub struct Control {
     pub revisions: Revisions,
     /// Who is narrowed.
     pub containments: containment::Containments,
+    /// What was usual in the last minutes.
+    pub past: containment::Past,
     /// Modes that hold for a while.
     pub modes: modes::Modes,
     /// Questions to the proxies that wait for answers.

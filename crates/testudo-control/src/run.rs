@@ -25,7 +25,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, ApiState};
-use crate::containment::Containments;
+use crate::containment::{self, Containments, Past};
 use crate::decisions::Decisions;
 use crate::fleet::Fleet;
 use crate::grpc::MeshService;
@@ -172,6 +172,11 @@ pub async fn run(options: ControlOptions, stop: CancellationToken) -> Result<(),
     tasks.spawn(api::serve(api, state, serving.clone()));
     tasks.spawn(upkeep(Arc::clone(&control), serving.clone()));
     tasks.spawn(keep_observed(Arc::clone(&control), serving.clone()));
+    tasks.spawn(containment::keep_past(
+        Arc::clone(&control),
+        control.windows.subscribe(),
+        serving.clone(),
+    ));
     tasks.spawn(end_what_is_over(Arc::clone(&control), serving.clone()));
     tasks.spawn(incidents::run(
         Arc::clone(&control),
@@ -238,6 +243,7 @@ fn open(options: &ControlOptions) -> Result<Arc<Control>, ControlError> {
         fleet,
         decisions: Decisions::default(),
         containments,
+        past: Past::default(),
         modes,
         windows: Windows::default(),
         searches: crate::why::gather::Searches::default(),

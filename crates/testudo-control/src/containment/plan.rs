@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use testudo_guard::containment::may_be_contained;
+use testudo_model::Hop;
 use testudo_policy::api::ApiModel;
 use testudo_policy::config::Config;
 
@@ -20,7 +21,7 @@ pub const MAX_AUTOMATIC: usize = 64;
 pub const MAX_ENTRIES: usize = 512;
 
 /// A throttle must have failed to end an anomaly for so long before its principal is denied.
-const ESCALATE_AFTER: i64 = 4;
+const ESCALATE_AFTER: i64 = 6;
 /// The longest principal and the longest reason.
 const MAX_PRINCIPAL: usize = 256;
 const MAX_REASON: usize = 500;
@@ -107,8 +108,11 @@ pub enum ContainError {
 pub(super) struct Facts<'a> {
     pub(super) config: &'a Config,
     pub(super) apis: &'a BTreeMap<Arc<str>, ApiModel>,
-    pub(super) traffic: &'a Traffic,
+    /// The traffic of the last minutes; only asked for where it matters.
+    pub(super) traffic: &'a dyn Fn() -> Arc<Traffic>,
     pub(super) known: &'a [Stored],
+    /// Whether a containment stops somebody at this moment.
+    pub(super) stops_now: &'a dyn Fn(&Containment) -> bool,
     /// Seconds since the epoch.
     pub(super) now: u64,
 }
@@ -147,15 +151,20 @@ pub(super) fn plan(request: &ContainRequest, facts: &Facts<'_>) -> Result<Planne
         }
     }
     let existing = existing.filter(|stored| stored.is_active(now));
-    let usual = facts.traffic.usual(request.anomaly_since);
-    let planned = match (request.by, existing) {
-        (By::Watch, Some(stored)) => again(request, stored, facts),
-        (By::Watch | By::Admin, _) => new(request, existing, &usual, facts),
+    let repeated = match (request.by, existing) {
+        (By::Watch, Some(stored)) => Some(again(request, stored, facts)),
+        (By::Watch | By::Admin, _) => None,
     };
+    if let Some(unchanged @ Planned::Unchanged(_)) = repeated {
+        return Ok(unchanged);
+    }
+    check_room(request, existing, facts)?;
+    let traffic = (facts.traffic)();
+    let usual = traffic.usual(request.anomaly_since);
+    let planned = repeated.unwrap_or_else(|| new(request, existing, &usual, facts));
     if let Planned::Changed { stored, .. } = &planned {
-        check_room(request, existing, facts)?;
-        check_verified(request, facts)?;
-        check_harm(request, &stored.containment, &usual, facts)?;
+        check_verified(request, &traffic)?;
+        check_harm(request, &stored.containment, (&traffic, &usual), facts)?;
     }
     Ok(planned)
 }
@@ -217,7 +226,9 @@ fn again(request: &ContainRequest, stored: &Stored, facts: &Facts<'_>) -> Planne
     let until = jiff::Timestamp::from_second(wanted.min(last)).unwrap_or(old.until);
     let escalates = request.action == Action::Deny
         && old.action == Action::Throttle
-        && now.as_second() - stored.action_since.as_second() >= ESCALATE_AFTER;
+        && now.as_second() - stored.action_since.as_second() >= ESCALATE_AFTER
+        // Who keeps to the throttle is not denied for what detectors still remember.
+        && (facts.stops_now)(old);
     // Each window of an anomaly asks; the audit log need not hear of every one.
     let half = i64::try_from(length.as_secs() / 2).unwrap_or(i64::MAX);
     let prolongs = until > old.until && old.until.as_second() - now.as_second() < half;
@@ -345,10 +356,10 @@ fn check_room(
 }
 
 /// Proxies name a user or caller in their events only once they verified it.
-fn check_verified(request: &ContainRequest, facts: &Facts<'_>) -> Result<(), ContainError> {
+fn check_verified(request: &ContainRequest, traffic: &Traffic) -> Result<(), ContainError> {
     let seen = || {
-        facts.traffic.calls.iter().any(|call| {
-            call.principal(request.kind) == Some(request.principal.as_str())
+        traffic.calls.iter().any(|call| {
+            call.is_of(request.kind, &request.principal)
                 && call.is_at(&request.service, request.operation.as_deref())
         })
     };
@@ -366,7 +377,7 @@ fn check_verified(request: &ContainRequest, facts: &Facts<'_>) -> Result<(), Con
 fn check_harm(
     request: &ContainRequest,
     planned: &Containment,
-    usual: &Traffic,
+    (traffic, usual): (&Traffic, &Traffic),
     facts: &Facts<'_>,
 ) -> Result<(), ContainError> {
     if request.force && request.by == By::Admin {
@@ -391,7 +402,7 @@ fn check_harm(
             By::Admin => ContainError::AdminShare { share, max },
         });
     }
-    if planned.action == Action::Deny && is_last(planned, &others, facts.traffic) {
+    if planned.action == Action::Deny && is_last(planned, &others, traffic) {
         return Err(ContainError::LastPath {
             principal: request.principal.clone(),
             place: place(request).to_owned(),
@@ -411,14 +422,17 @@ fn touched<'a>(containments: impl IntoIterator<Item = &'a Containment>, usual: &
     let mut counted = BTreeSet::new();
     let mut stopped = 0.0;
     for containment in containments {
-        let mut count = 0;
-        for (index, call) in usual.calls.iter().enumerate() {
-            if call.is_touched(containment) && counted.insert(index) {
-                count += call.count;
+        // A request is seen at each hop, and counts in the total as often.
+        for hop in [Hop::Edge, Hop::Mesh] {
+            let mut count = 0;
+            for (index, call) in usual.calls.iter().enumerate() {
+                if call.hop == hop && call.is_touched(containment) && counted.insert(index) {
+                    count += call.served;
+                }
             }
+            let passed = containment.rate.map_or(0.0, |rate| rate * seconds);
+            stopped += (as_f64(count) - passed).max(0.0);
         }
-        let passed = containment.rate.map_or(0.0, |rate| rate * seconds);
-        stopped += (as_f64(count) - passed).max(0.0);
     }
     stopped / as_f64(total)
 }
@@ -436,17 +450,20 @@ fn is_last(planned: &Containment, others: &[&Containment], traffic: &Traffic) ->
         denies(planned) || others.iter().any(|other| denies(other))
     };
     let uses = here().any(|call| call.is_touched(planned));
-    let left =
-        here().any(|call| call.served && call.principal(planned.kind).is_some() && !denied(call));
+    let left = here().any(|call| call.served > 0 && call.kind == planned.kind && !denied(call));
     uses && !left
 }
 
 fn usual_rate(request: &ContainRequest, usual: &Traffic) -> f64 {
-    let own = usual.calls.iter().filter(|call| {
-        call.principal(request.kind) == Some(request.principal.as_str())
-            && call.is_at(&request.service, request.operation.as_deref())
-    });
-    let count: u64 = own.map(|call| call.count).sum();
+    let own = |hop| -> u64 {
+        let calls = usual.calls.iter().filter(|call| {
+            call.hop == hop
+                && call.is_of(request.kind, &request.principal)
+                && call.is_at(&request.service, request.operation.as_deref())
+        });
+        calls.map(|call| call.served).sum()
+    };
+    let count = own(Hop::Edge).max(own(Hop::Mesh));
     let rate = as_f64(count) / as_f64(usual.seconds());
     // Only what was before the anomaly says what is usual.
     match request.anomaly_since {

@@ -26,6 +26,8 @@ struct World {
     checked: Checked,
     traffic: Traffic,
     known: Vec<Stored>,
+    /// Whether throttles stop somebody at this moment.
+    stops: bool,
     now: u64,
 }
 
@@ -45,6 +47,7 @@ impl World {
                 ..Traffic::default()
             },
             known: Vec::new(),
+            stops: true,
             now: NOW,
         };
         // Ten users, ten requests each, over the last 100 seconds.
@@ -56,28 +59,30 @@ impl World {
     }
 
     fn calls(&mut self, user: &str, count: u64, at: u64) {
+        self.traffic.served.push((at, count));
         self.traffic.calls.push(Call {
             at,
             hop: Hop::Edge,
-            user: Some(user.to_owned()),
-            caller: None,
-            service: "orders".to_owned(),
-            operation: Some("orders:GET".to_owned()),
-            served: true,
+            kind: Kind::User,
+            principal: Arc::from(user),
+            service: Arc::from("orders"),
+            operation: Some(Arc::from("orders:GET")),
             count,
+            served: count,
         });
     }
 
     fn edge(&mut self, caller: &str, service: &str, count: u64) {
+        self.traffic.served.push((NOW - 50, count));
         self.traffic.calls.push(Call {
             at: NOW - 50,
             hop: Hop::Mesh,
-            user: None,
-            caller: Some(caller.to_owned()),
-            service: service.to_owned(),
+            kind: Kind::Service,
+            principal: Arc::from(caller),
+            service: Arc::from(service),
             operation: None,
-            served: true,
             count,
+            served: count,
         });
     }
 
@@ -87,8 +92,9 @@ impl World {
             &Facts {
                 config: self.checked.config.as_ref().unwrap(),
                 apis: &self.checked.apis,
-                traffic: &self.traffic,
+                traffic: &|| Arc::new(self.traffic.clone()),
                 known: &self.known,
+                stops_now: &|_| self.stops,
                 now: self.now,
             },
         )
@@ -165,7 +171,11 @@ fn a_detector_throttles_first_and_denies_if_it_goes_on() {
 
     world.now = NOW + 2;
     assert_eq!(world.apply(&deny).unwrap().1, "unchanged", "too early");
-    world.now = NOW + 4;
+    world.now = NOW + 6;
+    world.stops = false;
+    let (same, said) = world.apply(&deny).unwrap();
+    assert_eq!((&same, said), (&first, "unchanged"), "she keeps to it");
+    world.stops = true;
     let (second, said) = world.apply(&deny).unwrap();
     assert_eq!(
         (second.action, said),
@@ -176,7 +186,7 @@ fn a_detector_throttles_first_and_denies_if_it_goes_on() {
         (&first.id, first.since, None)
     );
     // As long as it goes on it is prolonged, now and then, for a day at most.
-    world.now = NOW + 6;
+    world.now = NOW + 8;
     assert_eq!(world.apply(&deny).unwrap().1, "unchanged");
     world.now = NOW + 400;
     let (third, said) = world.apply(&deny).unwrap();
@@ -269,11 +279,8 @@ fn only_the_verified_and_never_the_protected() {
         assert!(refusal.contains(said), "{request:?}: {refusal}");
     }
     // Forged tokens that name somebody are events without a user: they credit nobody.
-    for call in &mut world.traffic.calls {
-        if call.user.as_deref() == Some("shop:u1") {
-            call.user = None;
-        }
-    }
+    let calls = &mut world.traffic.calls;
+    calls.retain(|call| &*call.principal != "shop:u1");
     let refusal = world.refusal(&watch("shop:u1", Action::Deny));
     assert!(refusal.contains("was not verified"), "{refusal}");
     // An administrator may know what is coming.
