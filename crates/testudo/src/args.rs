@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     can, check, completions, control, demo, doctor, explain, identity, init, launch, man, mode,
-    observe, policy, proxy, run, schema, up, watch, why,
+    observe, policy, proxy, run, schema, top, up, watch, why,
 };
 
 /// One policy at every hop: API gateway and service mesh security in one binary.
@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Watch(watch::Args),
     /// Live decisions as lines
     Observe(observe::Args),
+    /// The mesh live in a terminal: rates, denials, the slowest operations, proxies, incidents
+    Top(top::Args),
     /// Who is who: show, issue join tokens, verify SVIDs
     Identity(identity::Args),
     /// Is the running mesh healthy?

@@ -21,6 +21,7 @@ pub(crate) mod policy;
 pub(crate) mod proxy;
 pub(crate) mod run;
 pub(crate) mod schema;
+pub(crate) mod top;
 pub(crate) mod up;
 pub(crate) mod watch;
 pub(crate) mod why;

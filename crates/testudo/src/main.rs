@@ -48,6 +48,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Mode(args) => commands::mode::run(&args),
         Command::Watch(args) => commands::watch::run(args),
         Command::Observe(args) => commands::observe::run(args),
+        Command::Top(args) => commands::top::run(&args),
         Command::Identity(args) => commands::identity::run(args),
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Schema(args) => commands::schema::run(&args),

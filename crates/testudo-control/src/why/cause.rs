@@ -2,44 +2,56 @@
 
 use testudo_guard::limit::LimitKey;
 use testudo_guard::snapshot::UserRule;
-use testudo_model::{Check, CheckResult, Event, Hop, PolicyRef, Reason, Verdict};
+use testudo_model::{Check, CheckResult, Event, Hop, Mode, PolicyRef, Reason, Verdict};
 use testudo_policy::config::{Limit, Service};
 use testudo_policy::diagnostic::Span;
 
 use super::chain::{Chain, Link};
 use super::{By, Knowledge, is_refused_outbound};
 
-/// The hop that decided, and who did: a denial of ours; without one, a would-be denial; without one, an
-/// error that an application answered.
+/// The hop that decided, and who did: a denial of ours; without one, an error that an application answered
+/// and that no check of the request would have prevented; without one, a would-be denial.
 pub(super) fn decide(chain: &Chain, request_id: &str) -> (Option<usize>, By) {
     let denied = |link: &Link| link.event.verdict == Verdict::Deny;
-    if let Some(index) = first(chain, request_id, denied) {
+    if let Some(index) = denial(chain, request_id, denied) {
         return (Some(index), By::Testudo);
     }
-    if let Some(index) = first(chain, request_id, |link| link.event.reason.is_some()) {
+    // Where it would have been denied first, the rest would not have happened.
+    let reported = |link: &Link| link.event.reason.is_some();
+    let would_be = chain.hops.iter().position(reported);
+    let about_the_request = |index: &usize| {
+        let link = chain.hops.get(*index);
+        !link
+            .and_then(|link| link.event.reason)
+            .is_some_and(is_about_the_response)
+    };
+    if let Some(index) = would_be.filter(about_the_request) {
         return (Some(index), By::Testudo);
     }
     let failed = |link: &Link| link.event.status.is_some_and(|status| status >= 400);
-    let asked = chain
+    let mut asked = chain
         .hops
         .iter()
-        .find(|link| link.event.request_id == request_id);
-    if asked.is_none_or(failed)
+        .filter(|link| link.event.request_id == request_id);
+    if asked.any(failed)
         && let Some(index) = deepest(chain, failed)
     {
         return (Some(index), By::Application);
     }
-    (None, By::Nobody)
+    match would_be {
+        Some(index) => (Some(index), By::Testudo),
+        None => (None, By::Nobody),
+    }
 }
 
 /// What a request was stopped for comes before what a response was; deeper hops come before those that
 /// led to them; then the one that was asked about, then the earliest.
-fn first(chain: &Chain, request_id: &str, wanted: impl Fn(&Link) -> bool) -> Option<usize> {
+fn denial(chain: &Chain, request_id: &str, denied: impl Fn(&Link) -> bool) -> Option<usize> {
     let hops = chain
         .hops
         .iter()
         .enumerate()
-        .filter(|(_, link)| wanted(link));
+        .filter(|(_, link)| denied(link));
     let best = hops.min_by_key(|(_, link)| {
         let event = &link.event;
         let by_response = event.reason.is_some_and(is_about_the_response);
@@ -102,9 +114,14 @@ pub(super) fn cause(
         _ => case.application(),
     };
     if by == By::Testudo && case.event.verdict == Verdict::Permit {
-        text = format!("In mode enforce it would have been denied: {text}");
+        let were = match (case.event.mode, case.event.reason) {
+            (Mode::Enforce, Some(Reason::SchemaResponse)) => "With `responses: enforce`",
+            (Mode::Enforce, _) => "Were the specification enforced,",
+            (Mode::Report | Mode::Observe, _) => "In mode enforce",
+        };
+        text = format!("{were} it would have been denied: {text}");
     }
-    for sentence in [case.swapped_user(), case.afterwards(by)]
+    for sentence in [case.swapped_user(), case.afterwards()]
         .into_iter()
         .flatten()
     {
@@ -342,7 +359,7 @@ impl Case<'_> {
     }
 
     /// What became of it further out.
-    fn afterwards(&self, by: By) -> Option<String> {
+    fn afterwards(&self) -> Option<String> {
         let own = self.event.status?;
         let mut at = self.index;
         while let Some(parent) = self.chain.hops.get(at).and_then(|link| link.parent) {
@@ -360,7 +377,6 @@ impl Case<'_> {
                 _ => at = parent,
             }
         }
-        let _ = by;
         None
     }
 

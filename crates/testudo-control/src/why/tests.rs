@@ -426,6 +426,43 @@ fn report_mode_says_what_would_have_been() {
 }
 
 #[test]
+fn the_first_would_be_denial_counts_and_one_of_a_response_does_not_hide_an_error() {
+    let reported = |event: Event, reason: Reason, mode| Event {
+        reason: Some(reason),
+        mode,
+        ..event
+    };
+    let outer = edge("orders:createOrder", "shop:alice", "customer");
+    let inner = mesh("gateway", "orders:createOrder", 1);
+    let answer = why(vec![
+        reported(outer.clone(), Reason::AuthzUser, Mode::Report),
+        reported(inner.clone(), Reason::AuthzUser, Mode::Report),
+    ]);
+    assert_eq!(answer.decided, Some(0));
+    // An error that the specification does not have is the application's all the same.
+    let odd = |event, status| {
+        reported(
+            answered(event, status),
+            Reason::SchemaResponse,
+            Mode::Enforce,
+        )
+    };
+    let answer = why(vec![odd(outer.clone(), 403), odd(inner.clone(), 403)]);
+    assert_eq!((answer.by, answer.decided), (By::Application, Some(1)));
+    let answer = why(vec![odd(outer, 200), odd(inner, 200)]);
+    assert_eq!(
+        (answer.by, answer.reason),
+        (By::Testudo, Some(Reason::SchemaResponse))
+    );
+    assert!(
+        answer
+            .cause
+            .unwrap()
+            .starts_with("With `responses: enforce` it would have been denied")
+    );
+}
+
+#[test]
 fn what_a_request_was_stopped_for_comes_before_what_came_of_it() {
     let mut events = dropped();
     events[1] = denied(

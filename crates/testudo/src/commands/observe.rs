@@ -1,7 +1,7 @@
 //! `testudo observe`: decisions of the whole mesh as lines, as they are made.
 
 mod line;
-mod sse;
+pub(crate) mod sse;
 
 use std::pin::pin;
 use std::process::ExitCode;

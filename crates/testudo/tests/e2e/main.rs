@@ -23,4 +23,5 @@ mod reasons;
 mod smuggling;
 mod upstream;
 mod watching;
+mod why;
 mod wide;

@@ -5,15 +5,15 @@ const MAX_MESSAGE_BYTES: usize = 1 << 20;
 
 /// One message.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Message {
+pub(crate) struct Message {
     /// Its type; empty for the usual one.
-    pub(super) event: String,
-    pub(super) data: String,
+    pub(crate) event: String,
+    pub(crate) data: String,
 }
 
 /// Puts chunks together to messages.
 #[derive(Default)]
-pub(super) struct Reader {
+pub(crate) struct Reader {
     buffer: Vec<u8>,
     event: String,
     data: String,
@@ -21,7 +21,7 @@ pub(super) struct Reader {
 
 impl Reader {
     /// The messages that this chunk completes.
-    pub(super) fn push(&mut self, chunk: &[u8]) -> Vec<Message> {
+    pub(crate) fn push(&mut self, chunk: &[u8]) -> Vec<Message> {
         self.buffer.extend_from_slice(chunk);
         let mut messages = Vec::new();
         while let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {

@@ -58,9 +58,8 @@ fn headline(why: &Value, style: Style) -> String {
     let verdict = match (text(why, "by").as_str(), text(why, "verdict").as_str()) {
         ("testudo", "deny") => style.red(&format!("✗ {} {reason} at {at}", status(decided))),
         ("testudo", _) => style.yellow(&format!(
-            "! {} let pass at {at} in mode {}; would be {reason}",
+            "! {} let pass at {at}; enforced it would be {reason}",
             status(decided),
-            of(decided, "mode")
         )),
         ("application", _) => style.yellow(&format!(
             "✗ {} answered by {} itself at {at}",
