@@ -244,6 +244,7 @@ pub(crate) mod tests {
             host: String::new(),
             path: "/".into(),
             status: Some(200),
+            inside: None,
             verdict: if reason.is_some() {
                 Verdict::Deny
             } else {

@@ -143,6 +143,10 @@ pub struct Event {
     pub path: String,
     /// HTTP status of the response; null where the connection broke before one.
     pub status: Option<u16>,
+    /// The answer that was passed on is a denial by a proxy further inside, for this reason, and not the
+    /// application's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inside: Option<Reason>,
     /// What became of it.
     pub verdict: Verdict,
     /// Why it was denied, or would have been in mode enforce.

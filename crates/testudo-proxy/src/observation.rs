@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
-use http::{StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use testudo_guard::screen::Refusal;
 use testudo_guard::{Denial, Now, Record};
 use testudo_model::{Check, CheckResult, Event, Hop, Reason, Verdict};
@@ -52,6 +52,7 @@ pub(crate) struct Observation {
     path: String,
     agent: Option<String>,
     status: Option<StatusCode>,
+    inside: Option<Reason>,
     denied: bool,
     open_trace: Option<OpenTrace>,
 }
@@ -87,6 +88,7 @@ impl Observation {
             path: cut(head.uri.path(), MAX_PATH),
             agent: (side == Side::Edge).then(|| agent(head)).flatten(),
             status: None,
+            inside: None,
             denied: false,
             open_trace: None,
         }
@@ -147,6 +149,11 @@ impl Observation {
         self.status = Some(status);
     }
 
+    /// The answer is a denial by a proxy further inside.
+    pub(crate) fn denied_inside(&mut self, reason: &HeaderValue) {
+        self.inside = reason.to_str().ok().and_then(Reason::from_code);
+    }
+
     fn event(&mut self) -> Event {
         let record = std::mem::take(&mut self.record);
         let owned = |text: &Arc<str>| text.to_string();
@@ -178,6 +185,7 @@ impl Observation {
             host: std::mem::take(&mut self.host),
             path: std::mem::take(&mut self.path),
             status: self.status.map(|status| status.as_u16()),
+            inside: self.inside,
             verdict: if self.denied {
                 Verdict::Deny
             } else {

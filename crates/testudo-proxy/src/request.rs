@@ -227,7 +227,8 @@ async fn judge_response(
     }
 
     // Our own denials, further inside, keep to no specification of the application's.
-    let body = if reason.is_some() {
+    let body = if let Some(reason) = &reason {
+        exchange.observation.denied_inside(reason);
         ResponseBody::upstream(body)
     } else {
         judge_response_body(target, exchange, &head, body).await?

@@ -44,6 +44,7 @@ fn events(hop: Hop) -> Vec<Event> {
                 host: String::from("api.shop.test"),
                 path: format!("/api/v1/orders/{}", number * 31 % 1000),
                 status: Some(200),
+                inside: None,
                 verdict: if is_denied {
                     Verdict::Deny
                 } else {
@@ -82,6 +83,40 @@ fn count_4096_events(bencher: Bencher<'_, '_>, hop: Hop) {
                 aggregator.count(event, NOW);
             }
         });
+}
+
+/// A million events a minute, as control sees them: 33,333 in one window, half at two gateways and half at
+/// 20 sidecars. What this takes of two seconds is the load of one core.
+#[divan::bench(sample_count = 20)]
+fn control_merges_a_million_a_minute(bencher: Bencher<'_, '_>) {
+    let (edge, mesh) = (events(Hop::Edge), events(Hop::Mesh));
+    let mut parts = Vec::new();
+    for proxy in 0..22_usize {
+        let (events, count) = if proxy < 2 {
+            (&edge, 8_333)
+        } else {
+            (&mesh, 833)
+        };
+        let mut aggregator = Aggregator::new(None, NOW);
+        for event in events.iter().cycle().skip(proxy * 997).take(count) {
+            let proxy = format!("proxy-{proxy}");
+            aggregator.count(
+                &Event {
+                    proxy,
+                    ..event.clone()
+                },
+                NOW,
+            );
+        }
+        parts.extend(aggregator.finish().unwrap().encode());
+    }
+    bencher.bench_local(|| {
+        let mut merged = MergedWindow::new(NOW);
+        for part in &parts {
+            merged.merge(&Window::decode(part).unwrap(), None);
+        }
+        merged
+    });
 }
 
 #[divan::bench]

@@ -261,6 +261,7 @@ pub(crate) mod tests {
             host: String::from("orders.mesh"),
             path: String::from("/orders/17"),
             status: Some(403),
+            inside: None,
             verdict,
             reason: None,
             mode: Mode::Enforce,

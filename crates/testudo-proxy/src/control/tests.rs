@@ -39,6 +39,7 @@ pub(super) fn event(verdict: Verdict) -> Arc<Event> {
         host: String::new(),
         path: "/".to_owned(),
         status: Some(200),
+        inside: None,
         verdict,
         reason: None,
         mode: Mode::Enforce,

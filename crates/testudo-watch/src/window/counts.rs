@@ -149,7 +149,10 @@ impl<'a> Facts<'a> {
         let outcome = Outcome::of(event);
         let status = match outcome {
             Outcome::Denied(_) => None,
-            Outcome::Permitted | Outcome::Reported(_) => Some(StatusClass::of(event.status)),
+            Outcome::Permitted | Outcome::Reported(_) => Some(match event.inside {
+                Some(reason) => StatusClass::inside(reason),
+                None => StatusClass::of(event.status),
+            }),
         };
         let unknown = status == Some(StatusClass::NotFound)
             || matches!(

@@ -138,11 +138,15 @@ pub enum StatusClass {
     ServerError,
     /// The connection broke before an answer.
     None,
+    /// A proxy further inside refused it (4xx); nothing of the application's.
+    RefusedInside,
+    /// A proxy further inside failed it (5xx: `upstream.unavailable`, for example).
+    FailedInside,
 }
 
 impl StatusClass {
     /// Every class, in order.
-    pub const ALL: [StatusClass; 9] = [
+    pub const ALL: [StatusClass; 11] = [
         StatusClass::Success,
         StatusClass::Redirect,
         StatusClass::Unauthorized,
@@ -152,9 +156,20 @@ impl StatusClass {
         StatusClass::OtherClientError,
         StatusClass::ServerError,
         StatusClass::None,
+        StatusClass::RefusedInside,
+        StatusClass::FailedInside,
     ];
 
-    /// Of a status.
+    /// Of a denial by a proxy further inside.
+    pub fn inside(reason: Reason) -> StatusClass {
+        if is_refusal(reason) {
+            StatusClass::RefusedInside
+        } else {
+            StatusClass::FailedInside
+        }
+    }
+
+    /// Of a status of the application.
     pub const fn of(status: Option<u16>) -> StatusClass {
         match status {
             None => StatusClass::None,
@@ -171,7 +186,7 @@ impl StatusClass {
 }
 
 /// How many answers of the application had which class of status. What Testudo denied at this proxy is
-/// not in here; what it denied further inside is, since this proxy passed that answer on.
+/// not in here; what it denied further inside has classes of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Statuses {
     counts: [u64; StatusClass::ALL.len()],
@@ -299,8 +314,13 @@ impl EdgeStats {
 
     /// Answers with 5xx, the application's and ours.
     pub fn errors(&self) -> u64 {
-        let own = self.statuses.of(StatusClass::ServerError);
-        own.saturating_add(self.outcomes.failed())
+        [
+            self.statuses.of(StatusClass::ServerError),
+            self.statuses.of(StatusClass::FailedInside),
+            self.outcomes.failed(),
+        ]
+        .into_iter()
+        .fold(0, u64::saturating_add)
     }
 }
 

@@ -485,18 +485,37 @@ fn ours_and_the_applications_are_told_apart() {
         status: Some(500),
         ..event()
     };
+    let inside = Event {
+        status: Some(403),
+        inside: Some(Reason::AuthzCaller),
+        ..event()
+    };
+    let broken_inside = Event {
+        status: Some(503),
+        inside: Some(Reason::UpstreamUnavailable),
+        ..event()
+    };
     let counts = count(
-        &[forbidden, stopped, would_be, unreachable, failing],
+        &[
+            forbidden,
+            stopped,
+            would_be,
+            unreachable,
+            failing,
+            inside,
+            broken_inside,
+        ],
         &Limits::PROXY,
     );
     let edge = &counts.edges[0];
     assert_eq!(edge.statuses.of(StatusClass::Forbidden), 1);
     assert_eq!(edge.statuses.of(StatusClass::ServerError), 1);
+    assert_eq!(edge.statuses.of(StatusClass::RefusedInside), 1);
     assert_eq!(edge.outcomes.denied(), 1);
     assert_eq!(edge.outcomes.reported(), 1);
     assert_eq!(edge.outcomes.failed(), 1);
-    assert_eq!(edge.outcomes.permitted(), 2);
-    assert_eq!(edge.errors(), 2);
-    assert_eq!(edge.duration_us.count(), 3);
-    assert_eq!(edge.guard_us.count(), 5);
+    assert_eq!(edge.outcomes.permitted(), 4);
+    assert_eq!(edge.errors(), 3);
+    assert_eq!(edge.duration_us.count(), 5);
+    assert_eq!(edge.guard_us.count(), 7);
 }

@@ -23,6 +23,8 @@ paths:
 
 const POLICIES: &str = r#"
 permit (principal in Role::"customer", action == Action::"orders:getOrder", resource);
+forbid (principal is User, action == Action::"orders:getOrder", resource)
+when { context.hop == "mesh" && context.params.id == 403 };
 permit (principal == Service::"orders", action == Action::"stock:GET", resource);
 "#;
 
@@ -86,12 +88,18 @@ fn the_graph_has_exactly_what_was_sent() {
         edge_of_mesh.send(method, HOST, path, &headers, b"").status
     };
 
-    // 5 of alice, 4 of bob (one the application's own 404, one its own 500), and what is stopped.
+    // 5 of alice, 5 of bob (one stopped at the sidecar, one the application's own 404, one its own 500), and what is stopped.
     let (alice, bob) = (bearer("alice"), bearer("bob"));
     for id in 1..=5 {
         assert_eq!(send("GET", &format!("/orders/{id}"), Some(&alice)), 200);
     }
-    for (path, status) in [("1", 200), ("2", 200), ("404", 404), ("500", 500)] {
+    for (path, status) in [
+        ("1", 200),
+        ("2", 200),
+        ("403", 403),
+        ("404", 404),
+        ("500", 500),
+    ] {
         assert_eq!(send("GET", &format!("/orders/{path}"), Some(&bob)), status);
     }
     assert_eq!(send("DELETE", "/orders", Some(&bob)), 403);
@@ -126,8 +134,8 @@ fn the_graph_has_exactly_what_was_sent() {
     let mut graph = Value::Null;
     wait_for("the graph to have everything", || {
         graph = mesh.get("/api/v1/graph?seconds=60");
-        edge(&graph, "edge", "clients", "orders")["requests"] == 14
-            && edge(&graph, "mesh", "gateway", "orders")["requests"] == 9
+        edge(&graph, "edge", "clients", "orders")["requests"] == 15
+            && edge(&graph, "mesh", "gateway", "orders")["requests"] == 10
             && edge(&graph, "mesh", "orders", "stock")["requests"] == 3
             && edge(&graph, "mesh", "orders", "unknown")["requests"] == 1
     });
@@ -163,7 +171,7 @@ fn the_graph_has_exactly_what_was_sent() {
         .collect();
     assert_eq!(
         json!(operations),
-        json!([["orders:clear", 1, 1, 0], ["orders:getOrder", 13, 4, 1]])
+        json!([["orders:clear", 1, 1, 0], ["orders:getOrder", 14, 4, 1]])
     );
     // No route: that is the gateway's own.
     let nowhere = edge(&graph, "edge", "clients", "gateway");
@@ -172,8 +180,20 @@ fn the_graph_has_exactly_what_was_sent() {
     let inside = edge(&graph, "mesh", "gateway", "orders");
     assert_eq!(
         (&inside["denied"], &inside["errors"], &inside["users"]),
-        (&json!(0), &json!(1), &json!(2)),
+        (&json!(1), &json!(1), &json!(2)),
         "{inside}"
+    );
+    let passed_on = mesh.decision("what the sidecar refused, at the edge", |event| {
+        event["hop"] == "edge" && event["path"] == "/orders/403"
+    });
+    assert_eq!(
+        (
+            &passed_on["verdict"],
+            &passed_on["status"],
+            &passed_on["inside"]
+        ),
+        (&json!("permit"), &json!(403), &json!("authz.user")),
+        "{passed_on}"
     );
     assert!(inside["bytes_out"].as_u64() >= Some(70), "{inside}");
     let to_stock = edge(&graph, "mesh", "orders", "stock");
