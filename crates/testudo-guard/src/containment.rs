@@ -16,6 +16,7 @@ use ahash::RandomState;
 use smallvec::SmallVec;
 
 use crate::now::Now;
+use crate::seldom::Emptiness;
 
 /// Entries that one set holds; control keeps fewer.
 pub const MAX_ENTRIES: usize = 4096;
@@ -197,11 +198,6 @@ impl Containments {
         (set, refused)
     }
 
-    /// Whether nobody is contained.
-    pub fn is_empty(&self) -> bool {
-        self.users.is_empty() && self.services.is_empty()
-    }
-
     /// Those that have not ended, in no order.
     pub fn active(&self, now: Now) -> impl Iterator<Item = &Containment> {
         self.entries()
@@ -250,6 +246,12 @@ impl Containments {
             ContainedKind::User => &mut self.users,
             ContainedKind::Service => &mut self.services,
         }
+    }
+}
+
+impl Emptiness for Containments {
+    fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.services.is_empty()
     }
 }
 

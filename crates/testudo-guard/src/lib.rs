@@ -16,6 +16,7 @@ pub mod record;
 pub mod route;
 pub mod schema;
 pub mod screen;
+pub mod seldom;
 pub mod snapshot;
 
 mod live;

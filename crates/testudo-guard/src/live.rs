@@ -10,6 +10,7 @@ use crate::containment::Containments;
 use crate::limit::Limiter;
 use crate::modes::Modes;
 use crate::now::Now;
+use crate::seldom::Seldom;
 use crate::snapshot::{Service, Snapshot};
 
 /// Shared by all cores of a proxy; kept over snapshot swaps.
@@ -26,18 +27,19 @@ pub struct Live {
     /// Transaction tokens that this workload's inbound side verified (sidecars only).
     pub token_book: TokenBook,
     /// Principals that are narrowed for a while.
-    pub containments: ArcSwap<Containments>,
+    pub containments: Seldom<Containments>,
     /// Names for wrong credentials in events.
     pub fingerprints: Fingerprints,
     /// Modes that hold for a while instead of the bundle's.
-    pub modes: ArcSwap<Modes>,
+    pub modes: Seldom<Modes>,
 }
 
 impl Live {
     /// The mode of a service at this moment: the one set for a while, or the bundle's.
     pub fn mode_of(&self, service: &Service, now: Now) -> Mode {
-        let set = self.modes.load().of(&service.name, now);
-        set.unwrap_or_else(|| service.mode_at(now))
+        let set = self.modes.get();
+        set.and_then(|modes| modes.of(&service.name, now))
+            .unwrap_or_else(|| service.mode_at(now))
     }
 
     /// Forgets the counts of limits that this snapshot lacks. Call it when the snapshot is in force.

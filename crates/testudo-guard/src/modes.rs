@@ -9,6 +9,7 @@ use ahash::RandomState;
 use testudo_model::Mode;
 
 use crate::now::Now;
+use crate::seldom::Emptiness;
 
 /// Nothing is set for longer.
 pub const LONGEST: Duration = Duration::from_hours(24);
@@ -61,10 +62,6 @@ impl Modes {
 
     /// What holds for this service instead of its own mode.
     pub fn of(&self, service: &str, now: Now) -> Option<Mode> {
-        // Nothing is set, usually: then nothing is hashed.
-        if self.by_service.is_empty() {
-            return None;
-        }
         let found = self.by_service.get(service)?;
         found.holds(now).then_some(found.mode)
     }
@@ -74,6 +71,12 @@ impl Modes {
         self.by_service
             .iter()
             .filter(move |(_, entry)| entry.holds(now))
+    }
+}
+
+impl Emptiness for Modes {
+    fn is_empty(&self) -> bool {
+        self.by_service.is_empty()
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) fn use_containments(context: &Context, set: &mesh::Containments) {
     }
     let installed = &context.shared.installed;
     let previous = installed.live.containments.load();
-    if entries.is_empty() && previous.is_empty() {
+    if entries.is_empty() && installed.live.containments.get().is_none() {
         return;
     }
     let (set, refused) = Containments::new(entries, &previous);
