@@ -105,7 +105,7 @@ impl Control {
             let operation = api.operations.iter().find(|known| &*known.name == name)?;
             Some(&*operation.template)
         });
-        self.observed.add(&event, template);
+        self.observed.look_at(&event, template);
         self.decisions.add(event);
     }
 

@@ -1,14 +1,18 @@
 //! Who called what, over restarts: the memory that `policy learn` and the access matrix read.
 //!
-//! Counted in memory and written to the store rarely; a crash loses what came since. Bounded by
+//! Windows say how often; the events that come here, of which there may be fewer, say what the requests looked like.
+//! Kept in memory and written to the store rarely: a crash loses what came since. Bounded by
 //! [`MAX_CALLS`](testudo_policy::learn::observed::MAX_CALLS) and by age.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use testudo_model::Event;
-use testudo_policy::learn::observed::{Call, CallKey, Calls};
+use testudo_model::{Event, Hop};
+use testudo_policy::learn::observed::{Call, CallKey, Calls, Counts, Identity};
+use testudo_watch::window::{self, MergedWindow, Who};
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
 
 use crate::store::{Store, StoreError};
 
@@ -41,10 +45,41 @@ impl Observed {
         })
     }
 
-    /// Counts a request and looks at it. A proxy whose clock is ahead cannot make a call look newer than now.
-    pub fn add(&self, event: &Event, template: Option<&str>) {
+    /// Looks at a request. A proxy whose clock is ahead cannot make a call look newer than now.
+    pub fn look_at(&self, event: &Event, template: Option<&str>) {
         let at = event.time.min(Timestamp::now());
-        self.lock().add(event, template, at);
+        self.lock().look_at(event, template, at);
+    }
+
+    /// Counts what a complete window says.
+    pub fn count(&self, window: &MergedWindow) {
+        if window.counts.calls.is_empty() {
+            return;
+        }
+        let now = Timestamp::now();
+        let at = |seconds: u64| {
+            let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+            Timestamp::from_second(seconds).unwrap_or(now).min(now)
+        };
+        let mut calls = self.lock();
+        for (key, stats) in window.counts.calls.iter() {
+            // A caller that was not proven is nobody that a policy could permit.
+            if key.hop == Hop::Mesh && key.caller.is_none() {
+                continue;
+            }
+            let counts = Counts {
+                permitted: stats.permitted,
+                denied: stats.denied,
+                reported: stats.reported,
+                unfit: stats.unfit,
+            };
+            calls.count(
+                key_of(key),
+                counts,
+                at(window.start),
+                at(stats.last_us / 1_000_000),
+            );
+        }
     }
 
     /// Writes what changed and forgets what is old.
@@ -90,30 +125,79 @@ impl Observed {
     }
 }
 
+fn key_of(key: &window::CallKey) -> CallKey {
+    let identity = match &key.who {
+        Who::Roles(roles) => Identity::Roles(roles.iter().map(|role| role.to_string()).collect()),
+        Who::Anonymous => Identity::Anonymous,
+        Who::Nobody => Identity::None,
+    };
+    CallKey {
+        service: key.service.to_string(),
+        operation: key.operation.to_string(),
+        caller: key.caller.as_deref().map(str::to_owned),
+        identity,
+    }
+}
+
+/// Counts complete windows until `stop`.
+pub async fn count_windows(control: Arc<crate::Control>, stop: CancellationToken) {
+    let mut windows = control.windows.subscribe();
+    loop {
+        let window = tokio::select! {
+            window = windows.recv() => window,
+            () = stop.cancelled() => return,
+        };
+        match window {
+            Ok(window) => control.observed.count(&window),
+            Err(RecvError::Lagged(missed)) => {
+                tracing::warn!(
+                    missed,
+                    "windows came too fast to be counted for policy learn"
+                );
+            }
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::decisions::tests::event;
+
+    /// What proxies counted of these requests in one window.
+    fn merged(events: &[Event], start: u64) -> MergedWindow {
+        let mut aggregator = window::Aggregator::new(Some("orders".into()), start);
+        for event in events {
+            aggregator.count(event, start);
+        }
+        let mut merged = MergedWindow::new(start);
+        merged.merge(&aggregator.finish().unwrap(), Some(&"orders".into()));
+        merged
+    }
 
     #[test]
     fn calls_outlive_a_restart_and_old_ones_are_forgotten() {
         let dir = tempfile::tempdir().unwrap();
         let open = || Observed::open(Store::open(&dir.path().join("store.redb")).unwrap()).unwrap();
         let seen = |second| Event {
+            hop: Hop::Mesh,
+            caller: Some("gateway".into()),
             operation: Some("orders:getOrder".into()),
             roles: vec!["customer".into()],
             ..event("orders", None, second)
         };
         let now = Timestamp::now().as_second();
+        let window = merged(&[seen(now), seen(now)], u64::try_from(now).unwrap());
         let observed = open();
-        for second in [now - 5, now, now + 10_000] {
-            observed.add(&seen(second), None);
-        }
+        observed.count(&window);
+        // Looked at, and by a clock that is ahead.
+        observed.look_at(&seen(now + 10_000), None);
         let old = Event {
             operation: Some("orders:old".into()),
             ..seen(now - 31 * 24 * 3600)
         };
-        observed.add(&old, None);
+        observed.look_at(&old, None);
         observed.flush().unwrap();
         drop(observed);
 
@@ -122,14 +206,31 @@ mod tests {
         assert_eq!(list.len(), 1, "{list:?}");
         let (key, call) = &list[0];
         assert_eq!(key.operation, "orders:getOrder");
-        assert_eq!(call.counts.permitted, 3);
+        assert_eq!(key.identity, Identity::Roles(vec!["customer".into()]));
+        assert_eq!((call.counts.permitted, call.looked_at), (2, 1));
         assert!(call.last <= Timestamp::now(), "{call:?}");
-        // Nothing changed, so nothing is written: the store could be anywhere.
-        observed.flush().unwrap();
-        observed.add(&seen(now), None);
+        observed.count(&window);
         observed.flush().unwrap();
         assert_eq!(observed.store.calls().unwrap()[0].1.counts.permitted, 4);
         assert!(observed.list(Some("payments"), None).is_empty());
-        assert!(observed.list(None, Some(Timestamp::now())).is_empty());
+        let later = Timestamp::now()
+            .checked_add(Duration::from_secs(1))
+            .unwrap();
+        assert!(observed.list(None, Some(later)).is_empty());
+    }
+
+    #[test]
+    fn a_caller_that_was_not_proven_is_nobody_to_permit() {
+        let dir = tempfile::tempdir().unwrap();
+        let observed =
+            Observed::open(Store::open(&dir.path().join("store.redb")).unwrap()).unwrap();
+        let unproven = Event {
+            hop: Hop::Mesh,
+            caller: None,
+            operation: Some("orders:getOrder".into()),
+            ..event("orders", None, 4)
+        };
+        observed.count(&merged(&[unproven], 4));
+        assert!(observed.list(None, None).is_empty());
     }
 }

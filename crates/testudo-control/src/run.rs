@@ -177,6 +177,10 @@ pub async fn run(options: ControlOptions, stop: CancellationToken) -> Result<(),
         control.windows.subscribe(),
         serving.clone(),
     ));
+    tasks.spawn(observed::count_windows(
+        Arc::clone(&control),
+        serving.clone(),
+    ));
     tasks.spawn(end_what_is_over(Arc::clone(&control), serving.clone()));
     tasks.spawn(incidents::run(
         Arc::clone(&control),

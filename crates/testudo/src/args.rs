@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    can, check, completions, control, demo, doctor, explain, identity, init, launch, man, mode,
-    observe, policy, proxy, run, schema, top, up, watch, why,
+    audit, can, check, completions, control, demo, doctor, explain, identity, init, launch, man,
+    mode, observe, policy, proxy, run, schema, top, up, watch, why,
 };
 
 /// One policy at every hop: API gateway and service mesh security in one binary.
@@ -40,7 +40,7 @@ pub(crate) enum Command {
     Explain(explain::Args),
     /// Would this be permitted, and by which line?
     Can(can::Args),
-    /// Change what the mesh enforces
+    /// Learn policies from traffic; change what the mesh enforces
     Policy(policy::Args),
     /// Why was this request permitted or denied? Every hop, each check, the line that decided
     Why(why::Args),
@@ -56,6 +56,8 @@ pub(crate) enum Command {
     Identity(identity::Args),
     /// Is the running mesh healthy?
     Doctor(doctor::Args),
+    /// Who changed what; verify: is the record whole?
+    Audit(audit::Args),
     /// Print the JSON Schema of testudo.yaml, for editors
     Schema(schema::Args),
     /// Print a completion script for a shell

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use crate::failure::{Failure, OrFail as _};
 
+pub(crate) mod audit;
 pub(crate) mod can;
 pub(crate) mod check;
 pub(crate) mod completions;

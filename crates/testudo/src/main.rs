@@ -51,6 +51,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Top(args) => commands::top::run(&args),
         Command::Identity(args) => commands::identity::run(args),
         Command::Doctor(args) => commands::doctor::run(&args),
+        Command::Audit(args) => commands::audit::run(args),
         Command::Schema(args) => commands::schema::run(&args),
         Command::Completions(args) => commands::completions::run(&args),
         Command::Man(args) => commands::man::run(&args),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use testudo_model::mesh::from_proxy;
+use testudo_watch::window::Aggregator;
 
 use crate::running::{Member, Running, Stream};
 
@@ -177,18 +178,28 @@ async fn what_was_used_is_counted_and_outlives_a_restart() {
         ),
     ];
     let json = events.iter().map(|event| event.to_string().into_bytes());
-    let events = testudo_model::mesh::Events {
+    let sent = testudo_model::mesh::Events {
         json: json.collect(),
         dropped: 0,
     };
-    stream.send(from_proxy::Message::Events(events)).await;
+    stream.send(from_proxy::Message::Events(sent)).await;
+    let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap();
+    let mut aggregator = Aggregator::new(Some("orders".into()), now);
+    for event in events {
+        aggregator.count(&serde_json::from_value(event).unwrap(), now);
+    }
+    let windows = testudo_model::mesh::Windows {
+        windows: aggregator.finish().unwrap().encode(),
+        dropped: 0,
+    };
+    stream.send(from_proxy::Message::Windows(windows)).await;
     let start = Instant::now();
     let calls = loop {
         let (_, calls) = control.get("/api/v1/calls?service=orders&since=60").await;
-        if calls["calls"]
-            .as_array()
-            .is_some_and(|list| list.len() == 2)
-        {
+        // The window is complete a second after its end.
+        let is_counted = |call: &Value| call["permitted"] != 0;
+        let counted = calls["calls"].as_array().unwrap().iter();
+        if counted.filter(|call| is_counted(call)).count() == 2 {
             break calls;
         }
         assert!(start.elapsed() < Duration::from_secs(10), "{calls}");

@@ -45,9 +45,10 @@ fn main(services: &[Named], specification: Option<&Specification>) -> String {
     let gateway = free_port(services, defaults::GATEWAY_LISTEN.port());
     text.push_str(
         "# A mesh in report mode: everything is judged and logged, nothing is stopped yet.\n\
-         #   testudo check     is this right?\n\
-         #   testudo up        run it\n\
-         #   testudo observe   what would be stopped, and why\n\
+         #   testudo check          is this right?\n\
+         #   testudo up             run it\n\
+         #   testudo observe        what would be stopped, and why\n\
+         #   testudo policy learn   policies from the calls that were seen\n\
          # Tighten it from the top: each comment that begins with NEXT is a step.\n\
          version: 1\n",
     );
@@ -98,7 +99,7 @@ fn service_block(text: &mut String, service: &Named, specification: Option<&Spec
     };
     let _ = writeln!(text, "  {}:", service.name);
     text.push_str(
-        "    mode: report    # NEXT: enforce, once `testudo observe` shows honest requests alone\n",
+        "    mode: report    # NEXT: enforce, once policies permit what honest requests do\n",
     );
     let _ = writeln!(text, "    app: [{}]", quoted(&address));
     if !matches!(service.address, AppAddress::Unix(_)) {
@@ -175,7 +176,8 @@ fn policies(services: &[Named], specification: Option<&Specification>) -> String
         "// Cedar, default deny: what no policy permits is denied once a service is in mode enforce.\n\
          // At every hop two questions are asked: may this user, may this caller?\n\
          // Routes answer the second one for the gateway.\n\n\
-         // NEXT: once testudo.yaml says who the users are, say what they may do:\n",
+         // NEXT: once testudo.yaml says who the users are and their requests came by, `testudo policy learn` writes\n\
+         // what they did as policies. Or say yourself what they may do:\n",
     );
     let _ = writeln!(
         text,
@@ -186,7 +188,7 @@ fn policies(services: &[Named], specification: Option<&Specification>) -> String
     let caller = other.map_or("another", |other| other.name.as_str());
     let _ = writeln!(
         text,
-        "\n// NEXT: which services call each other (`testudo observe --caller {caller}` shows it):\n\
+        "\n// NEXT: which services call each other (`testudo policy learn` finds it; `testudo observe --caller {caller}` shows it):\n\
          // permit (principal == Service::\"{caller}\", action in Action::\"{name}:read\", resource);"
     );
     text

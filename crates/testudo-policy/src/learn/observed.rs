@@ -49,10 +49,13 @@ pub struct CallKey {
 pub struct Counts {
     /// Let through.
     pub permitted: u64,
-    /// Stopped.
+    /// Stopped, since no policy permits it or one forbids it.
     pub denied: u64,
-    /// Let through in report mode; enforce would have stopped them.
+    /// The same, but let through in report mode.
     pub reported: u64,
+    /// Something else spoke against it: a bad credential, a malformed body, a limit.
+    #[serde(default)]
+    pub unfit: u64,
 }
 
 /// One kind of call.
@@ -71,12 +74,18 @@ pub struct Call {
     /// Why some would have been.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reported_for: BTreeMap<Reason, u64>,
-    /// What Testudo let through and the application itself refused (401, 403).
+    /// Requests that were let through and looked at. Under load not all are.
+    #[serde(default)]
+    pub looked_at: u64,
+    /// Those of them that the application itself refused (401, 403).
     #[serde(default)]
     pub refused: u64,
     /// The users that came, except for denied requests.
     #[serde(default)]
     pub users: Distinct,
+    /// The users whose requests were denied.
+    #[serde(default)]
+    pub stopped: Distinct,
     /// Whose objects the path named, by parameter.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub objects: BTreeMap<String, Objects>,
@@ -123,7 +132,8 @@ impl Distinct {
         }
     }
 
-    fn merge(&mut self, other: &Distinct) {
+    /// Both together.
+    pub fn merge(&mut self, other: &Distinct) {
         for hash in &other.hashes {
             if !self.hashes.contains(hash) && self.hashes.len() <= MAX_DISTINCT {
                 self.hashes.push(*hash);
@@ -162,6 +172,7 @@ impl Counts {
         self.permitted
             .saturating_add(self.denied)
             .saturating_add(self.reported)
+            .saturating_add(self.unfit)
     }
 
     /// Adds the other's.
@@ -169,6 +180,7 @@ impl Counts {
         self.permitted = self.permitted.saturating_add(other.permitted);
         self.denied = self.denied.saturating_add(other.denied);
         self.reported = self.reported.saturating_add(other.reported);
+        self.unfit = self.unfit.saturating_add(other.unfit);
     }
 }
 
@@ -181,8 +193,10 @@ impl Call {
             last: at,
             denied_for: BTreeMap::new(),
             reported_for: BTreeMap::new(),
+            looked_at: 0,
             refused: 0,
             users: Distinct::default(),
+            stopped: Distinct::default(),
             objects: BTreeMap::new(),
             changed: true,
         }
@@ -199,8 +213,10 @@ impl Call {
         for (reason, count) in &other.reported_for {
             *self.reported_for.entry(*reason).or_default() += count;
         }
+        self.looked_at = self.looked_at.saturating_add(other.looked_at);
         self.refused = self.refused.saturating_add(other.refused);
         self.users.merge(&other.users);
+        self.stopped.merge(&other.stopped);
         for (name, objects) in &other.objects {
             let known = self.objects.entry(name.clone()).or_default();
             known.own += objects.own;
@@ -212,9 +228,10 @@ impl Call {
 
     fn count(&mut self, event: &Event) {
         match (event.verdict, event.reason) {
+            (Verdict::Permit, None) => self.counts.permitted += 1,
+            (_, Some(reason)) if !is_about_policy(reason) => self.counts.unfit += 1,
             (Verdict::Deny, _) => self.counts.denied += 1,
             (Verdict::Permit, Some(_)) => self.counts.reported += 1,
-            (Verdict::Permit, None) => self.counts.permitted += 1,
         }
     }
 
@@ -228,8 +245,15 @@ impl Call {
             *reasons.entry(reason).or_default() += 1;
         }
         if event.verdict == Verdict::Deny {
+            if let Some(user) = &event.user {
+                self.stopped.add(user, true);
+            }
             return;
         }
+        if event.reason.is_some_and(|reason| !is_about_policy(reason)) {
+            return;
+        }
+        self.looked_at += 1;
         let Some(user) = event.user.as_deref() else {
             self.refused += u64::from(is_refusal(event.status));
             return;
@@ -257,6 +281,14 @@ impl Call {
             }
         }
     }
+}
+
+/// Whether it is for want of a policy, or by one, that a request was denied.
+pub const fn is_about_policy(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::AuthzUser | Reason::AuthzCaller | Reason::AuthzError | Reason::AuthnMissing
+    )
 }
 
 const fn is_refusal(status: Option<u16>) -> bool {

@@ -115,8 +115,13 @@ impl Found {
     }
 
     /// As people read it.
+    pub(crate) fn table(&self) -> String {
+        table(self.report())
+    }
+
+    /// As people read it.
     pub(crate) fn print_table(&self) -> Result<(), Failure> {
-        terminal::print(&table(self.report()))
+        terminal::print(&self.table())
     }
 
     /// Makes the certain fixes; how many files changed.

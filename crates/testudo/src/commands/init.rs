@@ -41,6 +41,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
             terminal::line(&format!(
                 "nothing is blocked yet: services are in mode report     next: testudo up {dir}     then: testudo observe"
             ))?;
+            terminal::line(
+                "when requests have come by: testudo policy learn     it writes policies from what was seen, for mode enforce",
+            )?;
             Ok(ExitCode::SUCCESS)
         }
         Err(InitError::Specification(rejected)) => {

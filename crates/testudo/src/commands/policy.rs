@@ -1,4 +1,6 @@
-//! `testudo policy apply`: gives a bundle to the control plane as its next revision.
+//! `testudo policy`: learn policies from what was seen; give a bundle to the control plane as its next revision.
+
+mod learn;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,6 +23,8 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Least-privilege policies from the calls that were seen, with their evidence
+    Learn(Box<learn::Args>),
     /// Apply a bundle: checked again by the control plane, then everywhere within a second
     Apply(ApplyArgs),
 }
@@ -45,6 +49,7 @@ struct ApplyArgs {
 
 pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
     match args.command {
+        Command::Learn(args) => learn::run(&args),
         Command::Apply(args) => apply(&args),
     }
 }

@@ -10,7 +10,9 @@
     clippy::disallowed_methods
 )]
 
+mod adopt;
 mod alone;
+mod audit;
 mod contained;
 mod graph;
 mod grpc;
