@@ -16,6 +16,7 @@ mod listener;
 pub mod modes;
 pub mod observed;
 pub mod revisions;
+mod revoking;
 mod run;
 pub mod store;
 pub mod views;
@@ -38,6 +39,7 @@ use crate::store::{Audit, Store, StoreError, StoredRevocation, StoredTokenKey};
 use crate::windows::Windows;
 
 pub use issue::{IssueError, JoinTokenError};
+pub use revoking::{RevokeError, Revoked};
 pub use run::{ControlError, ControlOptions, run};
 
 /// What became of saved files.
@@ -160,8 +162,13 @@ impl Control {
     /// Adds to the revocation list and tells every proxy.
     ///
     /// # Errors
-    /// When the store cannot be written; nothing is revoked then.
-    pub fn revoke(&self, entry: &StoredRevocation) -> Result<u64, StoreError> {
+    /// When the entry names nobody of this mesh, or the store cannot be written; nothing is revoked then.
+    pub fn revoke(&self, entry: &StoredRevocation) -> Result<Revoked, RevokeError> {
+        let (value, note) = self.judge_revocation(entry)?;
+        let entry = &StoredRevocation {
+            value,
+            ..entry.clone()
+        };
         let audit = Audit {
             actor: "admin",
             action: "revocation.added",
@@ -179,7 +186,11 @@ impl Control {
             }
         }
         tracing::warn!(kind = entry.kind, value = entry.value, serial, "revoked");
-        Ok(serial)
+        Ok(Revoked {
+            serial,
+            value: entry.value.clone(),
+            note,
+        })
     }
 
     /// Whether a workload is on the revocation list. An unreadable list revokes everybody.

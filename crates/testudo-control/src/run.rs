@@ -41,11 +41,17 @@ use crate::{Control, files, listener, unix_now};
 /// Life of control's own SVID; it issues itself a new one at half of it.
 const OWN_TTL: Duration = Duration::from_secs(24 * 3600);
 
-/// How often control looks after its own certificates.
-const UPKEEP: Duration = Duration::from_secs(60);
+/// How often control looks after its own certificates: a machine that slept finds them ended.
+const UPKEEP: Duration = Duration::from_secs(10);
 
 /// How long streams and requests may take to end.
 const DRAIN: Duration = Duration::from_secs(2);
+
+/// Files of the state folder.
+const STORE: &str = "store.redb";
+const MANIFEST_KEY: &str = "manifest.key";
+const CA: &str = "ca";
+const AUTHORITY: [&str; 3] = ["ca/root.pem", "ca/issuing.pem", "ca/trust.pem"];
 
 /// Largest gRPC message down: one file of a bundle.
 const MAX_MESSAGE: usize = 17 * 1024 * 1024;
@@ -99,7 +105,7 @@ pub enum ControlError {
     #[error(transparent)]
     TrustDomain(#[from] SpiffeIdError),
     /// An address that cannot be listened on.
-    #[error("cannot listen on {address} ({what}); {hint}")]
+    #[error("cannot listen on {address} ({what})\nhint: {hint}")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -115,6 +121,18 @@ pub enum ControlError {
         "control.api is {0}, which others can reach, and the API has no TLS; use a loopback address and a tunnel"
     )]
     ApiExposed(SocketAddr),
+    /// A part of the state folder is gone, and making it anew would lose what the others rely on.
+    #[error(
+        "{missing} is missing, but {folder} is of a mesh that has {kept}\nhint: restore it from a backup; or begin a new mesh with another state folder, which every proxy joins anew"
+    )]
+    StateIncomplete {
+        /// The file that is not there, or empty.
+        missing: PathBuf,
+        /// The state folder.
+        folder: PathBuf,
+        /// What shows that it was there.
+        kept: &'static str,
+    },
     /// A fault of this program.
     #[error("this is a fault of Testudo: {0}")]
     Internal(String),
@@ -215,8 +233,18 @@ pub async fn run(options: ControlOptions, stop: CancellationToken) -> Result<(),
 /// Everything before the first socket.
 fn open(options: &ControlOptions) -> Result<Arc<Control>, ControlError> {
     ensure_private_folder(&options.state_dir)?;
-    let store = Store::open(&options.state_dir.join("store.redb"))?;
-    let manifest_key = ManifestKey::load_or_create(&options.state_dir.join("manifest.key"))?;
+    let folder = Folder(&options.state_dir);
+    // A new store would forget who is revoked, a new key sign what no proxy accepts, a new authority know nobody.
+    let authority = AUTHORITY.iter().any(|file| folder.has(file));
+    folder.needs(STORE, authority, "an authority")?;
+    let store = Store::open(&options.state_dir.join(STORE))?;
+    folder.needs(
+        MANIFEST_KEY,
+        store.newest_revision()?.is_some(),
+        "revisions",
+    )?;
+    folder.needs(CA, !authority && !store.proxies()?.is_empty(), "proxies")?;
+    let manifest_key = ManifestKey::load_or_create(&options.state_dir.join(MANIFEST_KEY))?;
     let fleet = Arc::new(Fleet::default());
     let public_key = manifest_key.public();
     let revisions = Revisions::open(store.clone(), manifest_key, Arc::clone(&fleet))
@@ -265,6 +293,33 @@ fn open(options: &ControlOptions) -> Result<Arc<Control>, ControlError> {
     control.spread_modes();
     control.fleet.preset_token_keys(control.token_keys()?);
     Ok(control)
+}
+
+/// The state folder, before anything is made in it.
+struct Folder<'a>(&'a Path);
+
+impl Folder<'_> {
+    /// An empty file holds nothing either.
+    fn has(&self, file: &str) -> bool {
+        let found = std::fs::metadata(self.0.join(file));
+        // What cannot be looked at is whoever opens it to report.
+        found.map_or_else(
+            |error| error.kind() != std::io::ErrorKind::NotFound,
+            |file| file.len() > 0,
+        )
+    }
+
+    fn needs(&self, file: &str, needed: bool, kept: &'static str) -> Result<(), ControlError> {
+        // An authority's folder alone is none.
+        if !needed || (file != CA && self.has(file)) {
+            return Ok(());
+        }
+        Err(ControlError::StateIncomplete {
+            missing: self.0.join(file),
+            folder: self.0.to_owned(),
+            kept,
+        })
+    }
 }
 
 /// Applies the bundle's files. With an earlier revision in the store a broken bundle is no reason not
@@ -395,11 +450,12 @@ fn local(listener: &TcpListener) -> Result<SocketAddr, ControlError> {
 /// The token of the API: kept over restarts, made if missing.
 fn admin_token(state_dir: &Path) -> Result<String, ControlError> {
     let path = state_dir.join("admin.token");
-    if let Some(kept) = read_private(&path)?
-        && let Ok(token) = std::str::from_utf8(&kept)
-        && token.trim().len() >= 32
-    {
-        return Ok(token.trim().to_string());
+    if let Some(kept) = read_private(&path)? {
+        let token = std::str::from_utf8(&kept).map_or("", str::trim);
+        if token.len() >= 32 && token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Ok(token.to_string());
+        }
+        tracing::warn!(path = %path.display(), "the API token in it is damaged: a new one takes its place");
     }
     let token = BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>());
     write_private(&path, token.as_bytes())?;

@@ -9,6 +9,7 @@ mod audit;
 mod calls;
 mod incidents;
 mod narrowing;
+mod unwinding;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -48,6 +49,16 @@ pub enum StoreError {
         path: String,
         /// Why.
         source: redb::DatabaseError,
+    },
+    /// What is in it is not what was written: a disk's fault, or somebody's.
+    #[error(
+        "the store {path} is damaged\nhint: restore it from a backup; or begin a new mesh with another state folder, which every proxy joins anew"
+    )]
+    Corrupt {
+        /// The file.
+        path: String,
+        /// What was found.
+        source: Box<redb::DatabaseError>,
     },
     /// Reading or writing failed; nothing of the change was kept.
     #[error("the store cannot {action}; nothing was changed")]
@@ -631,14 +642,47 @@ fn digest_of(revision: &[u8]) -> Option<String> {
         .map(|revision| revision.digest)
 }
 
+/// Opens the file and reads all of it once: redb trusts its pages afterwards, and an older state that it could fall
+/// back to may lack revocations.
+///
+/// redb panics over pages that cannot be (4.6: `Invalid page type byte`): that is an answer, too.
 fn open_file(path: &Path) -> Result<Database, StoreError> {
-    redb::Builder::new()
-        .set_cache_size(CACHE_BYTES)
-        .create(path)
-        .map_err(|source| StoreError::Open {
+    unwinding::quietly(|| open_whole(path)).unwrap_or_else(|panic| {
+        let source = redb::StorageError::Corrupted(panic).into();
+        Err(StoreError::Corrupt {
             path: path.display().to_string(),
-            source,
+            source: Box::new(source),
         })
+    })
+}
+
+fn open_whole(path: &Path) -> Result<Database, StoreError> {
+    let shown = || path.display().to_string();
+    let corrupt = |source| StoreError::Corrupt {
+        path: shown(),
+        source: Box::new(source),
+    };
+    let opened = redb::Builder::new()
+        .set_cache_size(CACHE_BYTES)
+        .create(path);
+    let mut database = opened.map_err(|source| match source {
+        redb::DatabaseError::Storage(redb::StorageError::Corrupted(_)) => corrupt(source),
+        redb::DatabaseError::Storage(redb::StorageError::Io(ref error))
+            if error.kind() == std::io::ErrorKind::InvalidData =>
+        {
+            corrupt(source)
+        }
+        source => StoreError::Open {
+            path: shown(),
+            source,
+        },
+    })?;
+    let damage = |text: &str| redb::StorageError::Corrupted(text.to_owned()).into();
+    match database.check_integrity() {
+        Ok(true) => Ok(database),
+        Ok(false) => Err(corrupt(damage("its checksums do not fit"))),
+        Err(source) => Err(corrupt(source)),
+    }
 }
 
 /// An error with its cause, in one line.

@@ -84,9 +84,19 @@ pub enum AuthorityError {
         /// The authority's folder.
         folder: PathBuf,
     },
+    /// The root has ended, or the clock is ahead.
+    #[error(
+        "the clock says {} and the root certificate ended {}\nhint: is the clock of this machine right? Nothing is issued by a root that has ended", date(*now), date(*not_after)
+    )]
+    RootEnded {
+        /// Seconds since the epoch.
+        now: u64,
+        /// Seconds since the epoch.
+        not_after: u64,
+    },
     /// The clock is wrong: the authority was made in its future.
     #[error(
-        "the clock says {now} and the issuing certificate is valid from {not_before} (seconds since 1970)\nhint: the clock of this machine was set back; nothing is issued until it is right"
+        "the clock says {} and the authority is valid from {}\nhint: the clock of this machine was set back; nothing is issued until it is right", date(*now), date(*not_before)
     )]
     ClockBehind {
         /// Seconds since the epoch.
@@ -186,7 +196,7 @@ impl Authority {
         };
         let issuing = match (issuing, &root) {
             (Some(issuing), None) => issuing,
-            (Some(issuing), Some(_)) if !issuing.is_half_gone(now) => issuing,
+            (Some(issuing), Some(_)) if !issuing.is_due(now) => issuing,
             (_, Some(root)) => create_issuing(folder, domain, root, now)?,
             (None, None) => {
                 return Err(AuthorityError::RootOffline {
@@ -240,14 +250,18 @@ impl Authority {
     /// # Errors
     /// Where the root is offline and the issuing certificate about to end (a quarter of its life is left).
     pub fn maintain(&mut self, now: u64) -> Result<bool, AuthorityError> {
-        if !self.issuing.is_half_gone(now) {
+        if !self.issuing.is_due(now) {
             return Ok(false);
         }
         if let Some(root) = load_signer(&self.folder, ROOT_FILE, &self.domain)? {
             self.issuing = create_issuing(&self.folder, &self.domain, &root, now)?;
             return Ok(true);
         }
-        let quarter = (self.issuing.not_after - self.issuing.not_before) / 4;
+        let quarter = self
+            .issuing
+            .not_after
+            .saturating_sub(self.issuing.not_before)
+            / 4;
         if now.saturating_add(quarter) >= self.issuing.not_after {
             return Err(AuthorityError::RootOffline {
                 why: "the issuing certificate must be renewed",
@@ -377,8 +391,10 @@ impl Signer {
         })
     }
 
-    fn is_half_gone(&self, now: u64) -> bool {
-        now > self.not_before + (self.not_after - self.not_before) / 2
+    /// Half of its life is gone; or it is not valid yet, since it was made while the clock was ahead.
+    fn is_due(&self, now: u64) -> bool {
+        let half = self.not_after.saturating_sub(self.not_before) / 2;
+        now > self.not_before.saturating_add(half) || now < self.not_before
     }
 }
 
@@ -457,6 +473,12 @@ fn create_issuing(
             not_before: root.not_before,
         });
     }
+    if now >= root.not_after {
+        return Err(AuthorityError::RootEnded {
+            now,
+            not_after: root.not_after,
+        });
+    }
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
     let mut params = authority_params(domain, "issuing", BasicConstraints::Constrained(0))?;
     let not_after = (now + ISSUING_LIFETIME.as_secs()).min(root.not_after);
@@ -464,6 +486,15 @@ fn create_issuing(
     set_times_and_serial(&mut params, not_before, not_after);
     let certificate = params.signed_by(&key, &root.issuer)?.der().clone();
     save_signer(folder, ISSUING_FILE, domain, key, certificate)
+}
+
+/// A time as people read it.
+fn date(seconds: u64) -> String {
+    let time = i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| x509_parser::time::ASN1Time::from_timestamp(seconds).ok())
+        .and_then(|time| time.to_rfc2822().ok());
+    time.unwrap_or_else(|| format!("{seconds} s since 1970"))
 }
 
 fn save_signer(

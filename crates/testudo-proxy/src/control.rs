@@ -55,7 +55,9 @@ pub enum LinkError {
     #[error("the state folder cannot be used")]
     Store(#[from] StoreError),
     /// The stored identity.
-    #[error("the stored identity cannot be used")]
+    #[error(
+        "the stored identity (svid.pem) cannot be used\nhint: join again with a new token (testudo identity issue --join, --join-token-file)"
+    )]
     Identity(#[from] IdentityError),
     /// The join token's file.
     #[error("the join token file {path} cannot be read")]
@@ -74,6 +76,11 @@ pub enum LinkError {
         "this proxy has not joined a mesh\nhint: testudo identity issue --join {0} makes a token; start with --join-token-file FILE"
     )]
     NotJoined(String),
+    /// Joined, but away for too long.
+    #[error(
+        "this proxy's SVID ended more than 24 hours ago and cannot be renewed any more\nhint: testudo identity issue --join {0} makes a token; start with --join-token-file FILE"
+    )]
+    Lapsed(String),
     /// Nothing says where control is.
     #[error("where is the control plane?\nhint: --control HOST:PORT")]
     NoControl,
@@ -148,8 +155,23 @@ pub(crate) fn open(shared: &Arc<Shared>) -> Result<Link, LinkError> {
         Role::Gateway => ProxyRole::Gateway,
         Role::Sidecar(service) => ProxyRole::Sidecar(service.to_string()),
     };
-    let record = store.record()?;
-    let token = read_token(shared, record.is_some())?;
+    let (record, token) = match store.record() {
+        Ok(record) => {
+            let token = read_token(shared, record.is_some())?;
+            (record, token)
+        }
+        Err(error @ StoreError::Damaged(_)) => {
+            let Some(token) = read_token(shared, true)? else {
+                return Err(error.into());
+            };
+            tracing::error!(
+                error = text_of(&error),
+                "what was kept cannot be used: joining anew with the token"
+            );
+            (None, Some(token))
+        }
+        Err(error) => return Err(error.into()),
+    };
     let (record, token) = choose(&store, &role, record, token)?;
     let domain = match (&record, &token) {
         (Some(record), _) => record.domain(),
@@ -188,7 +210,16 @@ pub(crate) fn open(shared: &Arc<Shared>) -> Result<Link, LinkError> {
         }),
     };
     if let Some(record) = record {
-        context.resume(&record)?;
+        match context.resume(&record) {
+            // There is a way to a new one.
+            Err(error @ (LinkError::Identity(_) | LinkError::Store(_))) if token.is_some() => {
+                tracing::error!(
+                    error = text_of(&error),
+                    "what was kept cannot be used: joining anew with the token"
+                );
+            }
+            resumed => resumed?,
+        }
     }
     context.prepare_token_key();
     Ok(Link { context, token })
@@ -271,7 +302,7 @@ impl Link {
         let gateway = matches!(context.role, ProxyRole::Gateway);
         tokio::select! {
             never = context.keep_streaming() => match never {},
-            never = join::keep_renewing(context) => match never {},
+            lapsed = join::keep_renewing(context) => Err(lapsed),
             which = context.keep_installing() => Err(which.into()),
             never = modes::keep_modes(context) => match never {},
             never = join::keep_edge_certificate(context), if gateway => match never {},
@@ -337,13 +368,20 @@ impl Context {
         {
             join::use_edge_certificate(self, &edge)?;
         }
-        session::use_revocations(self, &self.store.kept()?);
-        session::use_addresses(self, &self.store.kept()?);
-        session::use_token_keys(self, &self.store.kept()?);
-        session::use_fleet(self, &self.store.kept()?);
-        containment::use_containments(self, &self.store.kept()?);
+        session::use_addresses(self, &self.kept().unwrap_or_default());
+        session::use_token_keys(self, &self.kept().unwrap_or_default());
+        session::use_fleet(self, &self.kept().unwrap_or_default());
         modes::look_at_host(self);
-        modes::use_modes(self, &self.store.kept()?);
+        modes::use_modes(self, &self.kept().unwrap_or_default());
+        let (revocations, containments) = (self.kept(), self.kept());
+        let whole = revocations.is_some() && containments.is_some();
+        session::use_revocations(self, &revocations.unwrap_or_default());
+        containment::use_containments(self, &containments.unwrap_or_default());
+        if !whole {
+            // Fails closed: what narrows is not forgotten because a file is damaged. Control sends both before a revision.
+            tracing::error!("nothing is served until control has sent what is damaged");
+            return Ok(());
+        }
         match install::load_last_good(self) {
             Ok(Some(snapshot)) => {
                 tracing::info!(revision = snapshot.revision, "last good revision in force");
@@ -360,6 +398,17 @@ impl Context {
             }
         }
         Ok(())
+    }
+
+    /// The last message of a kind, the empty one where none was kept; `None`: it is damaged.
+    fn kept<M: Kept>(&self) -> Option<M> {
+        match self.store.kept() {
+            Ok(message) => Some(message.unwrap_or_default()),
+            Err(error) => {
+                tracing::error!(error = text_of(&error), "control has to send it anew");
+                None
+            }
+        }
     }
 
     /// One stream after the other. When a new identity or address calls for a new stream, the old one

@@ -58,18 +58,28 @@ impl Failure {
         what: impl fmt::Display,
         error: &(dyn std::error::Error + 'static),
     ) -> Failure {
-        let mut text = format!("{what}: {error}");
-        let mut source = error.source();
-        while let Some(cause) = source {
+        let mut text = what.to_string();
+        let mut hint = None;
+        let mut next = Some(error);
+        while let Some(cause) = next {
+            // What to do comes last, whatever caused it.
             let cause_text = cause.to_string();
+            let (cause_text, advice) = match cause_text.split_once("\nhint: ") {
+                Some((cause_text, advice)) => (cause_text, Some(advice.to_owned())),
+                None => (cause_text.as_str(), None),
+            };
+            hint = advice.or(hint);
             // Some libraries repeat their cause in their own text.
-            if !text.ends_with(&cause_text) {
+            if !text.ends_with(cause_text) {
                 text.push_str(": ");
-                text.push_str(&cause_text);
+                text.push_str(cause_text);
             }
-            source = cause.source();
+            next = cause.source();
         }
-        Failure::new(text)
+        Failure {
+            hint,
+            ..Failure::new(text)
+        }
     }
 
     /// Writing to standard output failed.
@@ -133,5 +143,18 @@ mod tests {
         let outer = io::Error::other(inner);
         let failure = Failure::because("cannot write x", &outer);
         assert_eq!(failure.to_string(), "cannot write x: no space left");
+    }
+
+    #[test]
+    fn what_to_do_stands_behind_the_cause() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot listen on 127.0.0.1:1\nhint: choose another port")]
+        struct Listen(#[source] io::Error);
+        let error = Listen(io::Error::other("in use"));
+        let failure = Failure::because("no proxy", &error);
+        assert_eq!(
+            failure.to_string(),
+            "no proxy: cannot listen on 127.0.0.1:1: in use; choose another port"
+        );
     }
 }

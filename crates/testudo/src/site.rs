@@ -101,7 +101,14 @@ fn normalize(api: &str) -> Result<String, Failure> {
 fn read_token(file: &Path) -> Result<String, Failure> {
     let text = std::fs::read_to_string(file)
         .or_fail(|| format!("cannot read the API token in {}", file.display()))?;
-    Ok(text.trim().to_owned())
+    let token = text.trim();
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(
+            Failure::new(format!("{} holds no API token", file.display()))
+                .hint("control writes it to admin.token in its state folder when it starts"),
+        );
+    }
+    Ok(token.to_owned())
 }
 
 /// The nearest `.testudo` with a running or stopped control plane, from `dir` upwards.

@@ -244,9 +244,12 @@ pub(crate) fn log_tail(path: &Path, lines: usize) -> Vec<String> {
         .lines()
         .filter(|line| !line.trim().is_empty())
         .collect();
-    let tail = all
-        .get(all.len().saturating_sub(lines)..)
-        .unwrap_or_default();
+    let mut from = all.len().saturating_sub(lines);
+    // What a process said at its end, without what it did before and what the attempt before said.
+    if let Some(error) = all.iter().rposition(|line| line.starts_with("error: ")) {
+        from = from.max(error);
+    }
+    let tail = all.get(from..).unwrap_or_default();
     tail.iter()
         .map(|line| crate::terminal::escape(line))
         .collect()

@@ -15,6 +15,7 @@ use testudo_policy::config::{Service, Sidecar};
 use testudo_policy::diagnostic::Diagnostic;
 
 use super::{ApiState, OPENAPI, problem, problem_with};
+use crate::RevokeError;
 use crate::decisions::Filter;
 use crate::fleet::ProxyView;
 use crate::revisions::ApplyError;
@@ -344,8 +345,17 @@ pub(super) async fn revoke(State(state): Api, Json(new): Json<NewRevocation>) ->
         reason: new.reason,
     };
     match state.control.revoke(&entry) {
-        Ok(serial) => (StatusCode::CREATED, Json(json!({"serial": serial}))).into_response(),
-        Err(error) => store_failed(&error),
+        Ok(revoked) => (
+            StatusCode::CREATED,
+            Json(json!({"serial": revoked.serial, "value": revoked.value, "note": revoked.note})),
+        )
+            .into_response(),
+        Err(RevokeError::Store(error)) => store_failed(&error),
+        Err(error) => problem(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "revocation.nobody",
+            &error.to_string(),
+        ),
     }
 }
 

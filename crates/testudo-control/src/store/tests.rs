@@ -180,6 +180,48 @@ fn a_store_in_use_is_refused_with_its_path() {
     assert!(again.err().unwrap().to_string().contains("store.redb"));
 }
 
+#[test]
+fn a_damaged_store_is_an_error_wherever_the_damage_is() {
+    let (dir, store) = store();
+    for number in 1..40 {
+        let detail = "x".repeat(200);
+        let entry = StoredRevocation {
+            kind: "user".into(),
+            value: format!("shop:{number}"),
+            at: 1,
+            reason: detail.clone(),
+        };
+        let audit = Audit {
+            actor: "admin",
+            action: "revocation.added",
+            detail: &detail,
+        };
+        store.add_revocation(&entry, audit).unwrap();
+    }
+    drop(store);
+    let path = dir.path().join("store.redb");
+    let good = std::fs::read(&path).unwrap();
+    let serial = |store: &Store| store.revocations().unwrap().0;
+    assert_eq!(serial(&Store::open(&path).unwrap()), 39);
+    let mut found = 0;
+    for start in (0..good.len()).step_by(2048) {
+        let mut bytes = good.clone();
+        for byte in bytes.iter_mut().skip(start).take(64) {
+            *byte ^= 0x55;
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        // What nothing uses may be damaged; an older state is no answer.
+        match Store::open(&path) {
+            Ok(store) => assert_eq!(serial(&store), 39, "damage at {start} lost something"),
+            Err(error) => {
+                assert!(error.to_string().contains("is damaged"), "{start}: {error}");
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 3, "{found}");
+}
+
 /// A disk in memory that can be full.
 #[derive(Clone, Debug, Default)]
 struct Disk {

@@ -220,6 +220,32 @@ fn times_are_kept_within_the_issuers() {
 }
 
 #[test]
+fn a_clock_that_was_ahead_for_a_while_leaves_a_working_authority() {
+    let (_keep, folder) = private_folder();
+    let mut authority = Authority::load_or_create(&folder, &domain(), NOW).unwrap();
+    let issuing = fs::read(folder.join(ISSUING_FILE)).unwrap();
+    // Beyond the root's end: nothing is made, and nothing replaced.
+    let beyond = NOW + 2 * ROOT_LIFETIME.as_secs();
+    let error = authority.maintain(beyond).unwrap_err();
+    assert!(matches!(error, AuthorityError::RootEnded { .. }), "{error}");
+    assert!(Authority::load_or_create(&folder, &domain(), beyond).is_err());
+    assert_eq!(fs::read(folder.join(ISSUING_FILE)).unwrap(), issuing);
+    // Within it an issuing certificate is made that is not valid yet once the clock is right again.
+    assert!(
+        authority
+            .maintain(NOW + 2 * ISSUING_LIFETIME.as_secs())
+            .unwrap()
+    );
+    assert!(authority.maintain(NOW + 60).unwrap());
+    let csr = KeyRequest::generate().unwrap();
+    let issued = authority
+        .issue_svid(csr.csr(), &orders(), DAY, NOW + 60)
+        .unwrap();
+    assert!(verify(&issued, authority.trust(), NOW + 60).is_ok());
+    assert!(Authority::load_or_create(&folder, &domain(), NOW + 120).is_ok());
+}
+
+#[test]
 fn a_root_is_rotated_while_both_are_trusted() {
     let (_keep, folder) = private_folder();
     let csr = KeyRequest::generate().unwrap();

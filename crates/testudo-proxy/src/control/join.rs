@@ -16,7 +16,7 @@ use tonic::Code;
 
 use super::channel::{self, Backoff, Client};
 use super::store::{Record, StoreError};
-use super::{Context, status_text, text_of};
+use super::{Context, LinkError, status_text, text_of};
 
 /// Until control must have answered.
 const CALL: Duration = Duration::from_secs(10);
@@ -113,7 +113,8 @@ pub(super) async fn join(context: &Context, token: &JoinToken) -> Result<(), Joi
 
 /// Renews the SVID whenever it is due, for ever. A renewal that fails is tried again; the old SVID
 /// goes on as long as it lasts.
-pub(super) async fn keep_renewing(context: &Context) -> std::convert::Infallible {
+/// Ends where the SVID has ended for so long that control renews it no more: only a new token helps.
+pub(super) async fn keep_renewing(context: &Context) -> LinkError {
     let mut backoff = Backoff::up_to(RENEWAL_CAP);
     loop {
         let Some(identity) = context.mesh.identity() else {
@@ -129,19 +130,31 @@ pub(super) async fn keep_renewing(context: &Context) -> std::convert::Infallible
             Err(error) => {
                 let now = context.mesh.clock().unix_seconds();
                 let left = identity.not_after().saturating_sub(now);
+                let grace = testudo_identity::tls::RENEWAL_GRACE.as_secs();
+                let lapsed = now > identity.not_after().saturating_add(grace);
+                // While nobody is there, what needs no SVID goes on.
+                if lapsed && is_there(&context.control).await {
+                    return LinkError::Lapsed(context.shared.options.role_name().to_owned());
+                }
                 tracing::warn!(
                     error = text_of(&error),
                     left_seconds = left,
                     "cannot renew the SVID"
                 );
-                // A short-lived SVID is asked for more often than a long one.
-                let wait = backoff
-                    .next_wait()
-                    .min(Duration::from_secs((left / 10).max(1)));
+                // A short-lived SVID is asked for more often than a long one, one that has ended every few seconds.
+                let most = if left == 0 { 5 } else { (left / 10).max(1) };
+                let wait = backoff.next_wait().min(Duration::from_secs(most));
                 tokio::time::sleep(wait).await;
             }
         }
     }
+}
+
+/// Whether somebody listens where control is.
+async fn is_there(control: &str) -> bool {
+    let connect = tokio::net::TcpStream::connect(control);
+    let connected = tokio::time::timeout(Duration::from_secs(2), connect).await;
+    connected.is_ok_and(|connected| connected.is_ok())
 }
 
 async fn renew(context: &Context, id: &SpiffeId) -> Result<(), JoinError> {

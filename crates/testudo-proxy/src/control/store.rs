@@ -157,13 +157,23 @@ impl Store {
         Ok(files::write_private(&self.path(TRUST), text.as_bytes())?)
     }
 
-    /// The last message of a kind; the empty one where there is none.
-    pub(super) fn kept<M: Kept>(&self) -> Result<M, StoreError> {
-        self.read_message(M::FILE).map(Option::unwrap_or_default)
+    /// The last message of a kind, if one was kept. Its file begins with the SHA-256 of the rest: half of a list is a
+    /// list, too, to protobuf.
+    pub(super) fn kept<M: Kept>(&self) -> Result<Option<M>, StoreError> {
+        let path = self.path(M::FILE);
+        let Some(bytes) = files::read_private(&path)? else {
+            return Ok(None);
+        };
+        let whole = bytes.split_first_chunk::<32>();
+        let message = whole
+            .filter(|(digest, message)| testudo_identity::sha256(message) == **digest)
+            .and_then(|(_, message)| M::decode(message).ok());
+        message.map(Some).ok_or(StoreError::Damaged(path))
     }
 
     pub(super) fn keep<M: Kept>(&self, message: &M) -> Result<(), StoreError> {
-        let bytes = message.encode_to_vec();
+        let message = message.encode_to_vec();
+        let bytes = [&testudo_identity::sha256(&message), &*message].concat();
         Ok(files::write_private(&self.path(M::FILE), &bytes)?)
     }
 
@@ -280,15 +290,12 @@ mod tests {
             "only the parts' folder"
         );
         assert!(store.record().unwrap().is_none());
-        assert_eq!(
-            store.kept::<mesh::Addresses>().unwrap(),
-            mesh::Addresses::default()
-        );
+        assert_eq!(store.kept::<mesh::Addresses>().unwrap(), None);
         let keys = mesh::TokenKeys {
             keys: vec![mesh::TokenKey::default()],
         };
         store.keep(&keys).unwrap();
-        assert_eq!(store.kept::<mesh::TokenKeys>().unwrap(), keys);
+        assert_eq!(store.kept::<mesh::TokenKeys>().unwrap(), Some(keys));
 
         let digest = |content: &[u8]| testudo_identity::hex(&testudo_identity::sha256(content));
         let (old, new) = (digest(b"old"), digest(b"new"));
@@ -318,6 +325,19 @@ mod tests {
         let store = Store::open(&folder.path().join("state")).unwrap();
         files::write_private(&store.path(RECORD), b"{}").unwrap();
         assert!(matches!(store.record(), Err(StoreError::Damaged(_))));
+        // Every piece of a list, the empty one too.
+        let list = mesh::Revocations {
+            serial: 7,
+            entries: Vec::new(),
+        };
+        store.keep(&list).unwrap();
+        let path = store.path(mesh::Revocations::FILE);
+        let bytes = std::fs::read(&path).unwrap();
+        for length in 0..bytes.len() {
+            files::write_private(&path, &bytes[..length]).unwrap();
+            let kept = store.kept::<mesh::Revocations>();
+            assert!(matches!(kept, Err(StoreError::Damaged(_))), "{length}");
+        }
         files::write_private(&store.path(REVISION), b"\xff\xff").unwrap();
         assert!(matches!(store.revision(), Err(StoreError::Damaged(_))));
         // A part that does not have its digest any more counts as missing.

@@ -50,6 +50,18 @@ struct StoredKey {
     not_after: u64,
 }
 
+fn read(text: &[u8]) -> Option<Vec<OwnKey>> {
+    let stored: Stored = serde_json::from_slice(text).ok()?;
+    let keys = stored.keys.iter().map(|key| {
+        let der = Zeroizing::new(STANDARD.decode(key.pkcs8.as_bytes()).ok()?);
+        Some(OwnKey {
+            signer: Arc::new(TxnSigner::from_pkcs8(&der).ok()?),
+            not_after: key.not_after,
+        })
+    });
+    keys.collect()
+}
+
 impl OwnKeys {
     /// Reads the keys, or makes the first.
     pub(super) fn load_or_make(store: &Store, now: u64) -> Result<Self, TokenKeyError> {
@@ -59,19 +71,13 @@ impl OwnKeys {
         };
         let path = store.path(FILE);
         if let Some(text) = files::read_private(&path).map_err(StoreError::File)? {
-            let stored: Stored =
-                serde_json::from_slice(&text).map_err(|_| StoreError::Damaged(path.clone()))?;
-            for key in stored.keys {
-                let signer = STANDARD
-                    .decode(key.pkcs8.as_bytes())
-                    .ok()
-                    .map(Zeroizing::new)
-                    .and_then(|der| TxnSigner::from_pkcs8(&der).ok())
-                    .ok_or_else(|| StoreError::Damaged(path.clone()))?;
-                own.keys.push(OwnKey {
-                    signer: Arc::new(signer),
-                    not_after: key.not_after,
-                });
+            match read(&text) {
+                Some(keys) => own.keys = keys,
+                // A new key does as well: control tells everybody.
+                None => {
+                    let error = StoreError::Damaged(path);
+                    tracing::error!(%error, "a new transaction-token key takes its place");
+                }
             }
         }
         own.rotate_if_due(now, &Revocations::default())?;

@@ -217,8 +217,14 @@ fn path_with_own_folder() -> Result<OsString, Failure> {
         .or_fail(|| "cannot set PATH")
 }
 
-/// A proxy without an SVID, or with one that has ended, must join.
+/// A proxy without an SVID, or with one that has ended, must join; so must one whose files are damaged.
 pub(crate) fn needs_token(state: &Path) -> bool {
+    let read = |file: &str| std::fs::read(state.join(file)).unwrap_or_default();
+    if serde_json::from_slice::<serde::de::IgnoredAny>(&read("mesh.json")).is_err()
+        || testudo_identity::pem::decode_certificates(&read("trust.pem")).is_err()
+    {
+        return true;
+    }
     let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0);
     match Identity::load(state) {
         Ok(Some(identity)) => identity.not_after() < now + SVID_MARGIN_SECONDS,

@@ -237,7 +237,7 @@ fn a_killed_sidecar_is_back_in_a_second() {
     let target = Target::plain(mesh.gateway);
     wait_for("the sidecar to come back", || {
         target.send("GET", "life.test", "/x", &[], b"").status == 200
-            && proxy_pid(&mesh, "items") != pid
+            && proxy_pid_or_none(&mesh, "items").is_some_and(|now| now != pid)
     });
     assert!(
         killed.elapsed() < Duration::from_secs(2),
@@ -341,14 +341,18 @@ fn control_pid_or_none(mesh: &Mesh) -> Option<u32> {
 
 /// The process of a service's first proxy, or of the gateway.
 fn proxy_pid(mesh: &Mesh, service: &str) -> u32 {
+    proxy_pid_or_none(mesh, service).unwrap_or_else(|| panic!("{service} has no ready.json"))
+}
+
+/// `None` while it starts.
+fn proxy_pid_or_none(mesh: &Mesh, service: &str) -> Option<u32> {
     let name = if service.is_empty() {
         "gateway"
     } else {
         service
     };
-    let ready =
-        state_file(mesh, "ready.json", name).unwrap_or_else(|| panic!("{name} has no ready.json"));
-    u32::try_from(ready["pid"].as_u64().unwrap()).unwrap()
+    let ready = state_file(mesh, "ready.json", name)?;
+    u32::try_from(ready["pid"].as_u64()?).ok()
 }
 
 fn state_file(mesh: &Mesh, file: &str, of: &str) -> Option<serde_json::Value> {

@@ -504,7 +504,9 @@ fn workloads_share_the_work_and_one_that_dies_costs_no_request() {
 
     // A sidecar dies: its connections break, its port is closed until `up` has it back.
     let pid = |world: &World| -> u64 {
-        let ready = std::fs::read(world.mesh.path(".testudo/proxies/pair-2/ready.json")).unwrap();
+        // Not there while it starts.
+        let ready = world.mesh.path(".testudo/proxies/pair-2/ready.json");
+        let ready = std::fs::read(ready).unwrap_or_default();
         serde_json::from_slice::<Value>(&ready)
             .map_or(0, |ready| ready["pid"].as_u64().unwrap_or(0))
     };
@@ -607,5 +609,42 @@ fn a_revoked_workload_can_neither_call_nor_be_called() {
     assert_eq!(
         caller.send("GET", "pair.mesh", "/pair", &[], b"").status,
         200
+    );
+}
+
+#[test]
+fn nobody_is_revoked_by_a_name_that_nobody_has() {
+    let world = world();
+    let before = world.mesh.get("/api/v1/revocations")["serial"].clone();
+    for (kind, value, wanted) in [
+        ("user", "carol", "wide:carol"),
+        ("user", "wid:carol", "wide, key"),
+        ("workload", "pair", "spiffe://wide.test/service/pair"),
+        ("workload", "pair-1", "serial number"),
+        (
+            "workload",
+            "spiffe://wide.test/service/nobody",
+            "identity show",
+        ),
+        (
+            "workload",
+            "spiffe://other.test/service/pair",
+            "identity show",
+        ),
+    ] {
+        let output = world.mesh.testudo(&["identity", "revoke", kind, value]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{kind} {value}: {said}");
+        assert!(said.contains(wanted), "{kind} {value}: {said}");
+    }
+    assert_eq!(world.mesh.get("/api/v1/revocations")["serial"], before);
+    // A kid of a key set is nobody's to know here: it is listed, and said so.
+    let output = world
+        .mesh
+        .testudo(&["identity", "revoke", "key", "k-unknown"]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("note:"),
+        "{output:?}"
     );
 }

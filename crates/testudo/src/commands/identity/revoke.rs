@@ -28,12 +28,17 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let api = Api::new(args.remote.resolve()?)?;
     let value = listed(args.kind, &args.value);
     let request = json!({"kind": args.kind.as_str(), "value": value, "reason": args.reason});
-    block_on(async {
+    let answer = block_on(async {
         api.post("revocations", &request)
             .await
             .map_err(ApiError::into_failure)
     })?;
-    terminal::line(&format!("{} {value} is revoked", args.kind.as_str()))?;
+    let member = |name: &str| answer.get(name).and_then(serde_json::Value::as_str);
+    let listed = member("value").unwrap_or(&value);
+    terminal::line(&format!("{} {listed} is revoked", args.kind.as_str()))?;
+    if let Some(note) = member("note") {
+        eprintln!("note: {}", terminal::escape(note));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
