@@ -37,7 +37,7 @@ export function flow(graph: Graph): Flow {
     if (edge.hop === "edge") {
       add(edges, clients, gateway, edge);
       // A service without a sidecar is only seen from the edge.
-      if (edge.service && !inside.has(edge.service) && edge.requests > edge.denied) {
+      if (edge.service && edge.service !== gateway && !inside.has(edge.service) && edge.requests > edge.denied) {
         const passed = { ...edge, requests: edge.requests - edge.denied, denied: 0, reasons: {} };
         add(edges, gateway, edge.service, passed);
       }
@@ -133,11 +133,14 @@ export function meshHistory(graph: Graph): (HistoryPoint & { seconds: number })[
   }
   const points = [...sum.values()].sort((one, other) => Date.parse(one.at) - Date.parse(other.at));
   // The further back, the coarser: a step is as long as it says, or as the way to the next one shows.
-  return points.map((point, index) => {
+  const lengths = points.map((point, index) => {
     const next = points[index + 1];
     const gap = next ? (Date.parse(next.at) - Date.parse(point.at)) / 1000 : 0;
     return { ...point, seconds: point.seconds ?? (gap >= 60 ? 60 : graph.window_seconds || 10) };
   });
+  // A step that is not over yet would look like a fall.
+  const now = Date.parse(graph.now);
+  return lengths.filter((point) => Date.parse(point.at) + point.seconds * 1000 <= now);
 }
 
 export interface Stop { reason: string; count: number; places: { from: string; to: string; count: number }[] }

@@ -34,11 +34,22 @@ function byDagre(boxes: Box[], links: Link[], down: boolean): Layout {
     const { points } = graph.edge(link.from, link.to, link.id) as unknown as { points: Point[] };
     made.paths.set(link.id, smooth(points));
     const last = points[points.length - 1];
-    const middle = points[Math.floor(points.length / 2)];
     if (last) made.ends.set(link.id, last);
-    if (middle) made.middles.set(link.id, middle);
+    made.middles.set(link.id, along(points, 0.4));
   }
   return made;
+}
+
+/** The point so far along a line; before its middle there is room for words, whose end belongs to what was stopped. */
+function along(points: Point[], share: number): Point {
+  const lengths = points.slice(1).map((point, index) => Math.hypot(point.x - (points[index]?.x ?? 0), point.y - (points[index]?.y ?? 0)));
+  let left = lengths.reduce((sum, length) => sum + length, 0) * share;
+  for (const [index, length] of lengths.entries()) {
+    const [a, b] = [points[index], points[index + 1]];
+    if (a && b && left <= length) return { x: a.x + ((b.x - a.x) * left) / (length || 1), y: a.y + ((b.y - a.y) * left) / (length || 1) };
+    left -= length;
+  }
+  return points[0] ?? { x: 0, y: 0 };
 }
 
 /** A line through the middles of its segments, bent at its points. */
@@ -65,8 +76,8 @@ function byRanks(boxes: Box[], links: Link[], down: boolean, room: number): Layo
   const rank = new Map<string, number>();
   const roots = boxes.filter((box) => !callers.get(box.id)?.length);
   let front = (roots.length ? roots : boxes.slice(0, 1)).map((box) => box.id);
-  for (let depth = 0; front.length; depth++) {
-    for (const id of front) rank.set(id, depth);
+  for (let steps = 0; front.length; steps++) {
+    for (const id of front) rank.set(id, steps);
     front = [...new Set(front.flatMap((id) => called.get(id) ?? []))].filter((id) => !rank.has(id));
   }
   for (const box of boxes) if (!rank.has(box.id)) rank.set(box.id, 0);
@@ -109,21 +120,21 @@ function byRanks(boxes: Box[], links: Link[], down: boolean, room: number): Layo
   }
   const tall = Math.max(...columns.map(({ row }) => row.reduce((sum, box) => sum + (down ? box.width : box.height) + gap, 0)), 1);
   const made: Layout = { width: 0, height: 0, at: new Map(), paths: new Map(), ends: new Map(), middles: new Map() };
-  let along = 24;
+  let depth = 24;
   for (const { row, last } of columns) {
     const thick = Math.max(...row.map((box) => (down ? box.height : box.width)));
     const used = row.reduce((sum, box) => sum + (down ? box.width : box.height) + gap, -gap);
     let across = 24 + (tall - used) / 2;
     for (const box of row) {
       const own = down ? box.width : box.height;
-      const point = down ? { x: across + own / 2, y: along + thick / 2 } : { x: along + thick / 2, y: across + own / 2 };
+      const point = down ? { x: across + own / 2, y: depth + thick / 2 } : { x: depth + thick / 2, y: across + own / 2 };
       made.at.set(box.id, point);
       across += own + gap;
     }
-    along += thick + (last ? AFTER_RANK : WITHIN_RANK);
+    depth += thick + (last ? AFTER_RANK : WITHIN_RANK);
   }
-  made.width = down ? tall + 48 : along;
-  made.height = down ? along : tall + 48;
+  made.width = down ? tall + 48 : depth;
+  made.height = down ? depth : tall + 48;
   const size = new Map(boxes.map((box) => [box.id, box]));
   for (const link of links) {
     const [from, to] = [made.at.get(link.from), made.at.get(link.to)];
