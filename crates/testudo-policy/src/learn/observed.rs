@@ -255,11 +255,11 @@ impl Call {
         }
         self.looked_at += 1;
         let Some(user) = event.user.as_deref() else {
-            self.refused += u64::from(is_refusal(event.status));
+            self.refused += u64::from(is_refusal(event));
             return;
         };
         self.users.add(user, true);
-        if is_refusal(event.status) {
+        if is_refusal(event) {
             // Not the user's to have: it says nothing about whose objects are asked for.
             self.refused += 1;
             return;
@@ -291,8 +291,9 @@ pub const fn is_about_policy(reason: Reason) -> bool {
     )
 }
 
-const fn is_refusal(status: Option<u16>) -> bool {
-    matches!(status, Some(401 | 403))
+/// Whether the application itself refused: not a proxy further inside, whose answer it passed on.
+fn is_refusal(event: &Event) -> bool {
+    event.inside.is_none() && matches!(event.status, Some(401 | 403))
 }
 
 /// The path parameters that are whole segments. A gateway may have cut off what stands before the template, and

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use testudo_model::{Event, Hop, Mode, Reason, Verdict};
+use testudo_model::{Event, Reason};
 
 use super::*;
 use crate::bundle;
@@ -49,45 +49,17 @@ const EDGE: Seen = Seen {
 
 fn add(calls: &mut Calls, seen: &Seen, times: usize) {
     let time = Timestamp::from_second(1_764_000_000).unwrap();
-    let event = Event {
-        time,
-        request_id: "r".into(),
-        trace_id: String::new(),
-        trace_guessed: false,
-        proxy: "p".into(),
-        hop: if seen.caller.is_none() {
-            Hop::Edge
-        } else {
-            Hop::Mesh
-        },
-        revision: 1,
-        caller: seen.caller.map(str::to_owned),
-        user: seen.user.map(str::to_owned),
-        roles: seen.roles.iter().map(|role| (*role).to_owned()).collect(),
-        source_ip: None,
-        credential: None,
-        agent: None,
-        service: seen.operation.split(':').next().map(str::to_owned),
-        operation: Some(seen.operation.to_owned()),
-        method: "GET".into(),
-        host: String::new(),
-        path: seen.path.into(),
-        status: Some(seen.status),
-        verdict: if seen.denied {
-            Verdict::Deny
-        } else {
-            Verdict::Permit
-        },
-        reason: seen.reason,
-        mode: Mode::Report,
-        policy: None,
-        findings: vec![],
-        bytes_in: 0,
-        bytes_out: 0,
-        duration_us: 0,
-        guard_us: 0,
-        checks: vec![],
-    };
+    let event: Event = serde_json::from_value(serde_json::json!({
+        "time": time, "request_id": "r", "trace_id": "", "proxy": "p", "revision": 1,
+        "hop": if seen.caller.is_none() { "edge" } else { "mesh" },
+        "caller": seen.caller, "user": seen.user, "roles": seen.roles, "source_ip": null,
+        "service": seen.operation.split(':').next(), "operation": seen.operation,
+        "method": "GET", "host": "", "path": seen.path, "status": seen.status,
+        "verdict": if seen.denied { "deny" } else { "permit" }, "reason": seen.reason,
+        "mode": "report", "policy": null, "findings": [], "bytes_in": 0, "bytes_out": 0,
+        "duration_us": 0, "guard_us": 0,
+    }))
+    .unwrap();
     let template = match seen.operation {
         "orders:getOrder" => Some("/orders/{customerId}/{orderId}"),
         "orders:cancelOrder" => Some("/orders/{customerId}/{orderId}/cancel"),
