@@ -181,7 +181,7 @@ impl Case<'_> {
                 )
             }
             Reason::LimitExceeded => self.limit(&detail),
-            Reason::Contained => format!("Access is suspended for now: {detail}."),
+            Reason::Contained => format!("Whoever asked is contained for now: {detail}."),
             Reason::RouteNone | Reason::RouteUndocumented | Reason::RouteMethod => {
                 format!(
                     "Nothing answers {} {} there: {detail}.",

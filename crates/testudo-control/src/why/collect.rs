@@ -35,6 +35,7 @@ pub async fn why(control: &Control, target: Target<'_>) -> Result<Why, NotKept> 
         tokio::time::sleep(SOON).await;
         first = first_hop(control, target, &mut silent).await;
     }
+    let proxies = known_proxies(control, &mut silent);
     let Some(first) = first else {
         return Err(NotKept { silent });
     };
@@ -54,7 +55,6 @@ pub async fn why(control: &Control, target: Target<'_>) -> Result<Why, NotKept> 
             events.push(event);
         }
     }
-    let proxies = known_proxies(control, &mut silent);
     let current = control.revisions.current();
     let knowledge = current.as_ref().map(|current| Knowledge {
         config: &current.config,

@@ -80,7 +80,7 @@ fn possibilities(
         Reason::AuthzError => event.policy.as_ref().map_or_else(Vec::new, |policy| {
             vec![format!("{} can be evaluated, and what it says holds", place(policy))]
         }),
-        Reason::Contained => vec!["the containment ends, or is lifted".to_owned()],
+        Reason::Contained => vec![released(event)],
         Reason::AuthzCaller
         | Reason::RouteNone
         | Reason::RouteUndocumented
@@ -97,6 +97,17 @@ fn possibilities(
         | Reason::GraphqlLimit
         | Reason::GraphqlInvalid
         | Reason::WafBlocked => Vec::new(),
+    }
+}
+
+/// A containment ends by itself, or by a command that names it.
+fn released(event: &Event) -> String {
+    let mut checks = event.checks.iter();
+    let failed = checks.find(|check| check.result == CheckResult::Fail);
+    let id = failed.and_then(|check| check.detail.split([' ', ':']).next());
+    match id.filter(|id| !id.is_empty()) {
+        Some(id) => format!("the containment ends by itself, or by `testudo watch release {id}`"),
+        None => "the containment ends".to_owned(),
     }
 }
 

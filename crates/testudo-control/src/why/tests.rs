@@ -540,6 +540,30 @@ fn tokens_that_are_swapped_or_injected_and_limits() {
 }
 
 #[test]
+fn a_containment_can_be_released_by_its_name() {
+    let contained = denied(
+        edge("orders:getOrder", "shop:bob", "customer"),
+        403,
+        Reason::Contained,
+        failed(
+            "contained",
+            "con-17 (throttled to 1/s): walked order numbers",
+        ),
+    );
+    let answer = why(vec![contained]);
+    assert!(
+        answer
+            .cause
+            .unwrap()
+            .contains("con-17 (throttled to 1/s): walked order numbers")
+    );
+    assert_eq!(
+        answer.permit_if,
+        ["the containment ends by itself, or by `testudo watch release con-17`"]
+    );
+}
+
+#[test]
 fn a_guess_is_called_a_guess() {
     let mut events = dropped();
     events[0].trace_guessed = true;

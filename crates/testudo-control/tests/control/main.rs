@@ -13,3 +13,4 @@ mod counted;
 mod mesh;
 mod narrowing;
 mod running;
+mod why;
