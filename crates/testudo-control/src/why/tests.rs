@@ -564,6 +564,35 @@ fn a_containment_can_be_released_by_its_name() {
 }
 
 #[test]
+fn a_curl_line_runs_nothing_that_came_from_the_traffic() {
+    let evil = Event {
+        host: "x'; touch /tmp/pwned #".into(),
+        path: "/a'$(touch b)`c`\u{1b}[2J\n".into(),
+        method: "GET'\"$(x)".into(),
+        ..edge("orders:getOrder", "anonymous", "customer")
+    };
+    let curl = why(vec![evil]).curl.unwrap();
+    // As a POSIX shell reads it: nothing outside single quotes but our own words.
+    let mut outside = String::new();
+    let mut inside = false;
+    let mut characters = curl.chars();
+    while let Some(character) = characters.next() {
+        match (inside, character) {
+            (_, '\'') => inside = !inside,
+            (false, '\\') => _ = characters.next(),
+            (false, other) => outside.push(other),
+            (true, other) => assert!(!other.is_control(), "{curl:?}"),
+        }
+    }
+    assert!(!inside, "{curl}");
+    assert_eq!(
+        outside.trim(),
+        "curl -i --cacert \"$CA\" --resolve  -X",
+        "{curl}"
+    );
+}
+
+#[test]
 fn a_guess_is_called_a_guess() {
     let mut events = dropped();
     events[0].trace_guessed = true;

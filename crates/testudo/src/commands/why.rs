@@ -157,7 +157,8 @@ fn with_root_certificate(line: &str) -> String {
         .and_then(|dir| site::state_folder_above(&dir));
     match state.map(|state| state.join("root.pem")) {
         Some(file) if file.is_file() => {
-            line.replacen("\"$CA\"", &format!("'{}'", file.display()), 1)
+            let file = file.display().to_string().replace('\'', "'\\''");
+            line.replacen("\"$CA\"", &format!("'{file}'"), 1)
         }
         _ => line.to_owned(),
     }
