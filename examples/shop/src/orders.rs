@@ -12,6 +12,8 @@ use crate::peers::Peers;
 use crate::server::Handle;
 
 const PRICE: i64 = 1990;
+/// Orders with lower numbers are there from the start.
+const FIRST_NEW: i64 = 600;
 /// So that a demo that runs for days stays small.
 const MAX_ORDERS: usize = 5_000;
 
@@ -23,18 +25,25 @@ pub(crate) struct Orders {
 
 impl Orders {
     pub(crate) fn new(peers: Peers) -> Orders {
-        let seeds = [(17, "alice", 3), (18, "alice", 1), (21, "bob", 2)];
-        let seeds = seeds.map(|(id, customer, quantity)| {
+        // alice's are 17 and 18; bob's is 21. The others are everybody's.
+        let seed = |id: i64| {
+            let (customer, quantity) = match id {
+                17 => ("alice", 3),
+                18 => ("alice", 1),
+                21 => ("bob", 2),
+                _ if id % 2 == 0 => ("carol", id % 4 + 1),
+                _ => ("dave", id % 3 + 1),
+            };
             let order = json!({
                 "id": id, "customer": customer, "product": 3, "quantity": quantity,
                 "total": PRICE * quantity, "status": "paid", "charge": id + 1000,
             });
             (id, order)
-        });
+        };
         Orders {
             peers,
-            orders: RefCell::new(seeds.into_iter().collect()),
-            next: Cell::new(100),
+            orders: RefCell::new((1..FIRST_NEW).map(seed).collect()),
+            next: Cell::new(FIRST_NEW),
         }
     }
 

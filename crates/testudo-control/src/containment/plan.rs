@@ -161,7 +161,7 @@ pub(super) fn plan(request: &ContainRequest, facts: &Facts<'_>) -> Result<Planne
     check_room(request, existing, facts)?;
     let traffic = (facts.traffic)();
     let usual = traffic.usual(request.anomaly_since);
-    let planned = repeated.unwrap_or_else(|| new(request, existing, &usual, facts));
+    let planned = repeated.unwrap_or_else(|| new(request, existing, &traffic, facts));
     if let Planned::Changed { stored, .. } = &planned {
         check_verified(request, &traffic)?;
         check_harm(request, &stored.containment, (&traffic, &usual), facts)?;
@@ -173,7 +173,7 @@ pub(super) fn plan(request: &ContainRequest, facts: &Facts<'_>) -> Result<Planne
 fn new(
     request: &ContainRequest,
     existing: Option<&Stored>,
-    usual: &Traffic,
+    traffic: &Traffic,
     facts: &Facts<'_>,
 ) -> Planned {
     let action = match request.by {
@@ -181,7 +181,7 @@ fn new(
         By::Admin => request.action,
     };
     let since = timestamp(facts.now);
-    let rate = request.rate.unwrap_or_else(|| usual_rate(request, usual));
+    let rate = request.rate.unwrap_or_else(|| usual_rate(request, traffic));
     let containment = Containment {
         // Of one principal at one place there is one: its id stays.
         id: existing.map_or_else(new_id, |stored| stored.containment.id.clone()),
@@ -454,9 +454,14 @@ fn is_last(planned: &Containment, others: &[&Containment], traffic: &Traffic) ->
     uses && !left
 }
 
-fn usual_rate(request: &ContainRequest, usual: &Traffic) -> f64 {
+fn usual_rate(request: &ContainRequest, traffic: &Traffic) -> f64 {
+    // Only what was before the anomaly says what is usual; on a mesh that is new, nothing does.
+    let Some(moment) = request.anomaly_since else {
+        return 1.0;
+    };
+    let before = || traffic.calls.iter().filter(|call| call.at < moment);
     let own = |hop| -> u64 {
-        let calls = usual.calls.iter().filter(|call| {
+        let calls = before().filter(|call| {
             call.hop == hop
                 && call.is_of(request.kind, &request.principal)
                 && call.is_at(&request.service, request.operation.as_deref())
@@ -464,12 +469,9 @@ fn usual_rate(request: &ContainRequest, usual: &Traffic) -> f64 {
         calls.map(|call| call.served).sum()
     };
     let count = own(Hop::Edge).max(own(Hop::Mesh));
-    let rate = as_f64(count) / as_f64(usual.seconds());
-    // Only what was before the anomaly says what is usual.
-    match request.anomaly_since {
-        Some(_) => rate.max(1.0).ceil(),
-        None => 1.0,
-    }
+    let first = before().map(|call| call.at).min().unwrap_or(moment);
+    let seconds = moment.saturating_sub(first).max(1);
+    (as_f64(count) / as_f64(seconds)).max(1.0).ceil()
 }
 
 fn length(request: &ContainRequest, facts: &Facts<'_>) -> Duration {

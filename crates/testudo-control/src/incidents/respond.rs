@@ -1,7 +1,7 @@
 //! Who is to be contained: the rules that are the detectors'. How far it may go is
 //! [`Control::contain`](crate::Control)'s to say, for everybody.
 
-use testudo_watch::detect::SubjectKind;
+use testudo_watch::detect::{Detector, SubjectKind};
 
 use super::{Incident, State};
 use crate::Control;
@@ -36,7 +36,9 @@ pub(super) fn contain(control: &Control, incident: &Incident) -> Option<serde_js
         incident: Some(incident.id.clone()),
         by: By::Watch,
         force: false,
-        anomaly_since: u64::try_from(incident.first.as_second()).ok(),
+        anomaly_since: u64::try_from(incident.first.as_second())
+            .ok()
+            .map(|first| first.saturating_sub(evidence(incident.detector))),
     };
     match control.contain(&request) {
         Ok(containment) => serde_json::to_value(containment).ok(),
@@ -59,4 +61,13 @@ fn cut(title: &str) -> String {
         end -= 1;
     }
     title.get(..end).unwrap_or_default().to_owned()
+}
+
+/// Over how many seconds a detector sums up: what was before the first sight of an incident may be part
+/// of it, and is no measure of what is usual.
+const fn evidence(detector: Detector) -> u64 {
+    match detector {
+        Detector::TokenSharing => 300,
+        _ => 60,
+    }
 }

@@ -12,7 +12,7 @@ use testudo_model::Reason;
 use super::anomaly::{Anomaly, Comparison, Detector, Severity, Subject, Target};
 use super::keyed::{Counted, judged, number};
 use super::sliding::{Sliding, keep_samples};
-use super::usual::{Pace, UsualTable};
+use super::usual::{Pace, UsualTable, guarded};
 use super::{Context, Detect};
 use crate::window::{MergedWindow, Outcome, is_refusal};
 
@@ -78,9 +78,11 @@ impl Detect for Denials {
                 let name = service.as_deref().unwrap_or("the gateway");
                 let usual_key = format!("{} {name}", who.name);
                 let known = self.usual.of(&usual_key).known(KNOWN);
-                self.pace.note(usual_key, seen);
                 let expected = known.map_or(0.0, |level| settings.denials_factor * level);
-                if seen < settings.denials_requests.max(expected) {
+                let threshold = settings.denials_requests.max(expected);
+                let learned = guarded(seen, threshold, settings.denials_factor);
+                self.pace.note(usual_key, learned);
+                if seen < threshold {
                     continue;
                 }
                 found.push(Anomaly {

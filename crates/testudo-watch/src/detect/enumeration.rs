@@ -11,7 +11,7 @@ use testudo_model::Reason;
 use super::anomaly::{Anomaly, Comparison, Detector, Severity, Subject, Target};
 use super::keyed::{judged, number, samples};
 use super::sliding::{Sliding, Sum, keep_samples};
-use super::usual::{Pace, UsualTable};
+use super::usual::{Pace, UsualTable, guarded};
 use super::{Context, Detect};
 use crate::window::{Distinct, MergedWindow, OperationStats, Principal};
 
@@ -103,13 +103,15 @@ impl Detect for Enumeration {
                 };
                 let seen = walk.weight();
                 let usual_key = format!("{user} {name}");
-                self.pace.note(usual_key.clone(), seen);
                 let usual = self.usual.of(&usual_key);
                 let known = usual.known(KNOWN);
                 let expected = known.map_or(0.0, |level| {
                     settings.enumeration_factor * level + 3.0 * usual.spread()
                 });
-                if seen < settings.enumeration_objects.max(expected) {
+                let threshold = settings.enumeration_objects.max(expected);
+                let learned = guarded(seen, threshold, settings.enumeration_factor);
+                self.pace.note(usual_key, learned);
+                if seen < threshold {
                     continue;
                 }
                 let paths = number(walk.paths.count());

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::anomaly::{Anomaly, Comparison, Detector, Severity, Subject, Target};
 use super::keyed::number;
 use super::sliding::{Sliding, Sum, keep_samples};
-use super::usual::{Pace, UsualTable};
+use super::usual::{Pace, UsualTable, guarded};
 use super::{Context, Detect};
 use crate::window::{EdgeKey, MergedWindow, Outcome, StatusClass, is_refusal};
 
@@ -86,11 +86,12 @@ impl Detect for Errors {
             let share = number(sum.errors) / number(sum.requests).max(1.0);
             let place = place(key);
             let usual = self.usual.of(&place).known(KNOWN);
-            self.pace.note(place, share);
             let expected = usual.map_or(0.0, |level| FACTOR * level);
+            let threshold = settings.errors_share.max(expected);
+            self.pace.note(place, guarded(share, threshold, FACTOR));
             if errors == 0
                 || number(sum.errors) < settings.errors_requests
-                || share < settings.errors_share.max(expected)
+                || share < threshold
                 || context.age() < START
                 || context.deploys.recent(Some(service), window.start, RESTART)
             {

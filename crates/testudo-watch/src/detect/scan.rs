@@ -11,7 +11,9 @@ use super::anomaly::{Anomaly, Comparison, Detector, Severity, Subject, Target};
 use super::keyed::{DistinctCounted, judged, number, samples};
 use super::sliding::{Sliding, keep_samples};
 use super::{Context, Detect};
-use crate::window::{MergedWindow, Outcome, PrincipalStats, StatusClass};
+use crate::window::{
+    MergedWindow, OperationKey, OperationStats, Outcome, PrincipalStats, StatusClass,
+};
 
 /// See the module.
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,7 +39,8 @@ impl Detect for Scan {
     fn detect(&mut self, window: &MergedWindow, context: &Context<'_>) -> Vec<Anomaly> {
         let mut found = Vec::new();
         for (key, stats) in judged(window, context) {
-            if stats.unknown_paths.is_empty() {
+            // A documented operation's 404 is an object that is not there: enumeration's business.
+            if stats.unknown_paths.is_empty() || !stats.operations.iter().any(is_unknown) {
                 continue;
             }
             let who = Subject::of(&key.principal);
@@ -83,15 +86,25 @@ impl Detect for Scan {
     }
 }
 
+/// Whether requests led nowhere at all: to no operation, to one that is not described, or (`api: none`,
+/// whose operations are methods) to the application's 404.
+fn is_unknown((key, stats): (&OperationKey, &OperationStats)) -> bool {
+    let name = key
+        .operation
+        .as_deref()
+        .and_then(|name| name.split_once(':'));
+    let described = name.is_some_and(|(_, name)| {
+        name != "undocumented" && !name.chars().all(|c| c.is_ascii_uppercase())
+    });
+    let refused = [Reason::RouteNone, Reason::RouteUndocumented];
+    !described
+        && (stats.statuses.of(StatusClass::NotFound) > 0
+            || stats.outcomes.stopped_or_reported_for(&refused) > 0)
+}
+
 /// The service that is scanned, where it is one.
 fn only_service(stats: &PrincipalStats) -> Option<String> {
-    let unknown = stats.operations.iter().filter(|(_, stats)| {
-        stats.statuses.of(StatusClass::NotFound) > 0
-            || stats
-                .outcomes
-                .stopped_or_reported_for(&[Reason::RouteNone, Reason::RouteUndocumented])
-                > 0
-    });
+    let unknown = stats.operations.iter().filter(|entry| is_unknown(*entry));
     let mut services = unknown.map(|(key, _)| key.service.as_ref());
     let first = services.next()?;
     services

@@ -11,11 +11,13 @@ use testudo_model::Hop;
 use super::anomaly::{Anomaly, Comparison, Detector, Severity, Subject, Target};
 use super::keyed::number;
 use super::sliding::{Sliding, Sum, keep_samples};
-use super::usual::{Pace, UsualTable};
+use super::usual::{Pace, UsualTable, guarded};
 use super::{Context, Detect};
 use crate::window::{Distinct, MergedWindow, Name, Principal, PrincipalKey};
 
 const KNOWN: u32 = 12;
+/// Times the usual number.
+const FACTOR: f64 = 3.0;
 
 /// See the module.
 #[derive(Debug, Serialize, Deserialize)]
@@ -91,9 +93,14 @@ impl Detect for TokenSharing {
                 number(places.addresses.count()),
                 number(places.agents.count()),
             );
-            self.pace.note(user.to_string(), addresses.max(agents));
             let known = self.usual.of(&user).known(KNOWN);
-            let expected = known.map_or(0.0, |level| 3.0 * level);
+            let expected = known.map_or(0.0, |level| FACTOR * level);
+            let threshold = settings
+                .token_addresses
+                .min(settings.token_agents)
+                .max(expected);
+            let learned = guarded(addresses.max(agents), threshold, FACTOR);
+            self.pace.note(user.to_string(), learned);
             let (seen, unit) = if addresses >= settings.token_addresses.max(expected) {
                 (addresses, "addresses")
             } else if agents >= settings.token_agents.max(expected) {

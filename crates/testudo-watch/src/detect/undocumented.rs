@@ -10,7 +10,7 @@ use testudo_model::Reason;
 use super::anomaly::{Anomaly, Comparison, Detector, Severity, Subject, Target};
 use super::keyed::{Counted, number, samples};
 use super::sliding::{Sliding, keep_samples};
-use super::usual::{Pace, UsualTable};
+use super::usual::{Pace, UsualTable, guarded};
 use super::{Context, Detect};
 use crate::window::{EdgeKey, EdgeStats, MergedWindow, Outcome, StatusClass};
 
@@ -69,9 +69,11 @@ impl Detect for Undocumented {
             };
             let seen = number(sum.count);
             let known = self.usual.of(service).known(KNOWN);
-            self.pace.note(service.to_string(), seen);
             let expected = known.map_or(0.0, |level| FACTOR * level);
-            if seen < context.settings.undocumented_requests.max(expected) {
+            let threshold = context.settings.undocumented_requests.max(expected);
+            self.pace
+                .note(service.to_string(), guarded(seen, threshold, FACTOR));
+            if seen < threshold {
                 continue;
             }
             found.push(Anomaly {

@@ -33,6 +33,13 @@ impl Usual {
     }
 }
 
+/// What is learned of a value that is judged by `factor` times the usual one: what is over the threshold
+/// teaches a little more than the threshold would have it, so that an attack does not become usual, and
+/// what goes on for days does.
+pub(super) fn guarded(seen: f64, threshold: f64, factor: f64) -> f64 {
+    seen.min(1.2 * threshold / factor.max(1.0))
+}
+
 /// Usual values by key; where there is no room, the key that was idle for longest makes some.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct UsualTable {

@@ -3,7 +3,8 @@
 //! Looks for: bytes of responses to one verified user, one service, or one address within a minute, over
 //! a floor and over what is usual for that principal and operation. What is usual is the largest minute
 //! out of periods of one minute; as long as a principal is new, what others of its kind fetch from the
-//! same operation stands in, and without that ten times the floor. State: bytes of the last minute by
+//! same operation stands in, and without that ten times the floor. On a mesh that is watched for less than
+//! ten minutes, a service that fetches for no user is held to the floor itself. State: bytes of the last minute by
 //! principal and service. Knobs: `bytes`, `factor`.
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::anomaly::{Anomaly, Comparison, Detector, Severity, Subject, Target};
 use super::keyed::{Counted, judged, number, samples};
 use super::sliding::{Sliding, keep_samples};
-use super::usual::{Pace, UsualTable};
+use super::usual::{Pace, UsualTable, guarded};
 use super::{Context, Detect};
 use crate::window::MergedWindow;
 
@@ -22,6 +23,8 @@ const KNOWN: u32 = 3;
 const PEERS_KNOWN: u32 = 2;
 /// Times the floor where nothing is known.
 const UNKNOWN: f64 = 10.0;
+/// For so long a mesh is new, in seconds: what a service fetches for nobody is then held to the floor.
+const FRESH: u64 = 600;
 
 /// See the module.
 #[derive(Debug, Serialize, Deserialize)]
@@ -88,12 +91,20 @@ impl Detect for Volume {
                     .of(&own)
                     .known(KNOWN)
                     .or_else(|| self.usual.of(&peers).known(PEERS_KNOWN));
-                let expected = known.map_or(UNKNOWN * settings.volume_bytes, |level| {
-                    settings.volume_factor * level
-                });
-                self.pace.note(own, seen);
-                self.pace.note(peers, seen);
-                if seen < settings.volume_bytes.max(expected) {
+                let expected = match known {
+                    Some(level) => settings.volume_factor * level,
+                    None if context.age() < FRESH && is_alone(window, &what) => 0.0,
+                    None => UNKNOWN * settings.volume_bytes,
+                };
+                let threshold = settings.volume_bytes.max(expected);
+                // What nothing was known of is learned as it is: it was let pass.
+                let learned = match known {
+                    None if seen < threshold => seen,
+                    _ => guarded(seen, threshold, settings.volume_factor),
+                };
+                self.pace.note(own, learned);
+                self.pace.note(peers, learned);
+                if seen < threshold {
                     continue;
                 }
                 found.push(Anomaly {
@@ -123,6 +134,23 @@ impl Detect for Volume {
         }
         found
     }
+}
+
+/// Whether a service calls this for no user at all.
+fn is_alone(window: &MergedWindow, what: &Target) -> bool {
+    if what.caller.is_none() {
+        return false;
+    }
+    let same = |name: &Option<String>, key: &Option<crate::window::Name>| {
+        name.as_deref() == key.as_deref()
+    };
+    window.counts.edges.iter().any(|(key, stats)| {
+        key.hop == testudo_model::Hop::Mesh
+            && same(&what.caller, &key.caller)
+            && same(&what.service, &key.service)
+            && same(&what.operation, &key.operation)
+            && stats.with_user + stats.anonymous == 0
+    })
 }
 
 /// For people.

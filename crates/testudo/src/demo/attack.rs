@@ -1,5 +1,6 @@
 //! Carrying attacks out, against the mesh (HERE) and against the copies without it (BARE).
 
+mod patient;
 mod stolen;
 
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use serde_json::Value;
 
 use crate::api::query_value;
 use crate::demo::attacks::{
-    Attack, Body, Certificate, Credential, Destination, How, Outbound, Request,
+    Attack, Body, Certificate, Credential, Destination, How, Outbound, Patience, Request,
 };
 use crate::demo::bare::Bare;
 use crate::demo::people::People;
@@ -102,6 +103,9 @@ impl Scene<'_> {
         let bytes = match attack.how {
             How::Smuggle(_) => self.smuggled(request, address)?,
             How::EdgeHost(host, _) => self.bytes(request, host, request.target, &[])?,
+            How::Patient(..) => {
+                self.bytes(request, address, &patient::nth(request.target, 1), &[])?
+            }
             _ => self.bytes(request, address, request.target, &[])?,
         };
         let repeat = if let How::Burst(count, _) = attack.how {
@@ -134,6 +138,7 @@ impl Scene<'_> {
             How::Sidecar(certificate, request) => self.sidecar(*certificate, request).await?,
             How::Outbound(outbound, request) => self.outbound(outbound, request).await?,
             How::Application(request) => self.application(request).await?,
+            How::Patient(patience, request) => self.patient(patience, request).await?,
         })
     }
 
@@ -331,6 +336,15 @@ impl Scene<'_> {
     }
 
     async fn outbound(&self, outbound: &Outbound, request: &Request) -> Result<Reply, Failure> {
+        self.send_outbound(outbound, request, request.target).await
+    }
+
+    async fn send_outbound(
+        &self,
+        outbound: &Outbound,
+        request: &Request,
+        target: &str,
+    ) -> Result<Reply, Failure> {
         let name = format!("{}-1", outbound.of);
         let ready = self.mesh.proxy(&name).and_then(|ready| ready.outbound);
         let address = ready.ok_or_else(|| Failure::new(format!("{name} is not ready")))?;
@@ -354,12 +368,7 @@ impl Scene<'_> {
             .iter()
             .map(|(name, value)| (*name, value.as_str()))
             .collect();
-        let bytes = self.bytes(
-            request,
-            &host,
-            &format!("http://{host}{}", request.target),
-            &more,
-        )?;
+        let bytes = self.bytes(request, &host, &format!("http://{host}{target}"), &more)?;
         Ok(wire::plain(&address, &bytes).await)
     }
 
@@ -379,7 +388,12 @@ impl How {
     /// Where it should be stopped, for people, where no decision tells.
     fn expected_place(&self) -> &'static str {
         match self {
-            How::Edge(_) | How::EdgeHost(..) | How::Burst(..) | How::Smuggle(_) => "edge",
+            How::Edge(_)
+            | How::EdgeHost(..)
+            | How::Burst(..)
+            | How::Smuggle(_)
+            | How::Patient(Patience::Numbers | Patience::Addresses, _) => "edge",
+            How::Patient(Patience::Outbound(outbound), _) => outbound.of,
             How::Sidecar(_, request) | How::Application(request) => request.service,
             How::Outbound(outbound, request) => {
                 let own_token = !outbound.stolen_token || outbound.of == "storefront";
@@ -412,6 +426,7 @@ pub(crate) fn presented(credential: Credential) -> &'static str {
     match credential {
         Credential::None => "no token",
         Credential::Customer(_) => "a valid customer's token",
+        Credential::Administrator(_) => "a valid administrator's token",
         Credential::Expired => "a token of yesterday",
         Credential::Forged => "a token signed with the attacker's key",
         Credential::Unsigned => "an unsigned token",

@@ -29,6 +29,19 @@ pub(crate) enum How {
     Outbound(Outbound, Request),
     /// Straight to the application, around its sidecar.
     Application(Request),
+    /// Many requests, each of them permitted; `{n}` in the target is one number after the other.
+    Patient(Patience, Request),
+}
+
+/// What makes many permitted requests an attack.
+#[derive(Debug)]
+pub(crate) enum Patience {
+    /// They walk through the numbers.
+    Numbers,
+    /// They come from one address after the other, with one token.
+    Addresses,
+    /// They fetch all that there is, through another service's outbound side.
+    Outbound(Outbound),
 }
 
 /// A request to `service`.
@@ -49,6 +62,8 @@ pub(crate) enum Credential {
     None,
     /// A valid token of this customer.
     Customer(&'static str),
+    /// A valid token of this administrator.
+    Administrator(&'static str),
     /// A customer's, but of yesterday.
     Expired,
     /// An administrator's claims, signed with a key of the attacker's own.
@@ -467,6 +482,50 @@ pub(crate) const ATTACKS: &[Attack] = &[
     ),
 ];
 
+/// Tried beside the others, at the same time: what gives them away takes a few seconds to see.
+pub(crate) const PATIENT: &[Attack] = &[
+    attack(
+        "order-walk",
+        "frank",
+        "admin's token, order by order",
+        How::Patient(
+            Patience::Numbers,
+            get(
+                "orders",
+                "/orders/alice/{n}",
+                Credential::Administrator("frank"),
+            ),
+        ),
+    ),
+    attack(
+        "copied-token",
+        "gina",
+        "one token, 40 addresses",
+        How::Patient(
+            Patience::Addresses,
+            get(
+                "orders",
+                "/orders?customerId=gina",
+                Credential::Customer("gina"),
+            ),
+        ),
+    ),
+    attack(
+        "bulk-export",
+        "storefront",
+        "catalog, page by page",
+        How::Patient(
+            Patience::Outbound(outbound("storefront")),
+            get("catalog", "/products/export?page={n}", Credential::None),
+        ),
+    ),
+];
+
+/// Of both kinds.
+pub(crate) const fn attack_count() -> usize {
+    ATTACKS.len() + PATIENT.len()
+}
+
 /// Claims to be alice; nobody signed it.
 const FORGED_TXN_TOKEN: &str = "eyJhbGciOiJFUzI1NiIsInR5cCI6InR4bnRva2VuK2p3dCIsImtpZCI6IngifQ.\
 eyJhdWQiOiJzaG9wLnRlc3QiLCJzdWIiOiJzaG9wOmFsaWNlIn0.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
@@ -481,7 +540,8 @@ impl How {
             | How::Smuggle(request)
             | How::Sidecar(_, request)
             | How::Outbound(_, request)
-            | How::Application(request) => request,
+            | How::Application(request)
+            | How::Patient(_, request) => request,
         }
     }
 }
@@ -494,10 +554,11 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_texts_fit_the_screen() {
-        let names: BTreeSet<&str> = ATTACKS.iter().map(|attack| attack.name).collect();
-        assert_eq!(names.len(), ATTACKS.len());
+        let all = || ATTACKS.iter().chain(PATIENT);
+        let names: BTreeSet<&str> = all().map(|attack| attack.name).collect();
+        assert_eq!(names.len(), all().count());
         assert!(ATTACKS.len() >= 22);
-        for attack in ATTACKS {
+        for attack in all() {
             assert!(attack.tried.chars().count() <= 30, "{}", attack.name);
             assert!(attack.who.len() <= 10, "{}", attack.name);
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::demo::attack::Outcome;
-use crate::demo::attacks::{ATTACKS, Attack};
+use crate::demo::attacks::{Attack, attack_count};
 use crate::terminal::{Style, escape};
 
 /// Lines around the list of attacks.
@@ -210,7 +210,7 @@ impl Board {
             style.red(&passed)
         };
         let stopped = style.green(&format!("{} stopped", self.stopped));
-        format!("attacks  {} kinds   {stopped}   {passed}", ATTACKS.len())
+        format!("attacks  {} kinds   {stopped}   {passed}", attack_count())
     }
 
     fn keys(&self, style: Style) -> String {
@@ -263,6 +263,7 @@ fn milliseconds(time: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::demo::attacks::ATTACKS;
 
     fn outcome(
         status: Option<u16>,

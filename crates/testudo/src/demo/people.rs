@@ -124,6 +124,10 @@ impl People {
         Ok(Some(match credential {
             Credential::None => return Ok(None),
             Credential::Customer(user) => issuer.token(user, TOKEN_SECONDS)?,
+            Credential::Administrator(user) => issuer.sign(
+                &issuer.header(),
+                &claims(user, "admin", AUDIENCE, TOKEN_SECONDS),
+            )?,
             Credential::Expired => issuer.token("mallory", -86_400)?,
             Credential::Forged => self.attacker.sign(&issuer.header(), &admin())?,
             Credential::Unsigned => format!(

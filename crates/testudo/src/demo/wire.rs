@@ -1,6 +1,6 @@
 //! HTTP/1.1 as attackers write it: bytes on a socket, nothing tidied up.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -60,6 +60,21 @@ pub(crate) async fn tls(
 ) -> Reply {
     let exchange = async {
         let stream = connect_tls(address, name, config).await?;
+        talk(stream, request).await
+    };
+    timed(exchange).await
+}
+
+/// The same from this address of the machine: all of 127.0.0.0/8 is its own.
+pub(crate) async fn tls_from(from: IpAddr, edge: &Edge, request: &[u8]) -> Reply {
+    let exchange = async {
+        let to: SocketAddr = edge.address.parse().map_err(std::io::Error::other)?;
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::new(from, 0))?;
+        let stream = socket.connect(to).await?;
+        let stream = TlsConnector::from(edge.tls.clone())
+            .connect(edge.name.clone(), stream)
+            .await?;
         talk(stream, request).await
     };
     timed(exchange).await

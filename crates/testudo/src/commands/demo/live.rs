@@ -4,13 +4,14 @@ use std::pin::pin;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use futures_util::stream::{self, Stream, StreamExt as _};
 use serde_json::Value;
 
 use super::{LIVE_RATE, Stage};
 use crate::api::Api;
 use crate::commands::up::Stop;
-use crate::demo::attack::Outcome;
-use crate::demo::attacks::{ATTACKS, Attack};
+use crate::demo::attack::{Outcome, Scene};
+use crate::demo::attacks::{ATTACKS, Attack, PATIENT};
 use crate::demo::board::{Board, Shield};
 use crate::demo::screen::{Key, Screen};
 use crate::demo::shield::ShieldFile;
@@ -21,6 +22,8 @@ use crate::terminal::{self, Style};
 
 const REDRAW: Duration = Duration::from_millis(200);
 const BETWEEN_ATTACKS: Duration = Duration::from_millis(900);
+/// A contained attacker comes back.
+const BETWEEN_PATIENT: Duration = Duration::from_secs(20);
 /// How often decisions are asked for the time that our guard took.
 const MEASURE: Duration = Duration::from_secs(2);
 
@@ -47,10 +50,18 @@ async fn lines(
     terminal::line(&format!("dashboard {}\n", board.link))?;
     terminal::line(&Board::header(style))?;
     let scene = stage.scene();
+    let mut patient = pin!(patient(&scene));
     for (number, attack) in ATTACKS.iter().cycle().enumerate() {
-        let outcome = tokio::select! {
-            outcome = scene.attack(attack) => outcome,
-            () = stop.asked() => return Ok(()),
+        let mut attacking = pin!(scene.attack(attack));
+        let outcome = loop {
+            tokio::select! {
+                outcome = &mut attacking => break outcome,
+                Some((attack, outcome)) = patient.next() => {
+                    board.add(stage.begun.elapsed(), attack, &outcome);
+                    terminal::line(&board.last_row(style))?;
+                }
+                () = stop.asked() => return Ok(()),
+            }
         };
         board.add(stage.begun.elapsed(), attack, &outcome);
         terminal::line(&board.last_row(style))?;
@@ -69,6 +80,18 @@ async fn lines(
     Ok(())
 }
 
+/// The attacks that take a few seconds to see, all at once, beside the others; each again and again.
+fn patient(scene: &Scene<'_>) -> impl Stream<Item = (&'static Attack, Outcome)> {
+    let each = PATIENT.iter().map(|attack| {
+        stream::unfold(Duration::ZERO, move |wait| async move {
+            tokio::time::sleep(wait).await;
+            Some(((attack, scene.attack(attack).await), BETWEEN_PATIENT))
+        })
+        .boxed_local()
+    });
+    stream::select_all(each)
+}
+
 struct Live<'a> {
     stage: &'a Stage,
     board: Board,
@@ -81,6 +104,7 @@ struct Live<'a> {
 /// What the loop goes on with.
 enum Turn {
     Attacked(&'static Attack, Outcome),
+    Noticed(&'static Attack, Outcome),
     Pressed(Key),
     Tick,
     Stop,
@@ -104,6 +128,8 @@ impl<'a> Live<'a> {
         let mut redraw = tokio::time::interval(REDRAW);
         let mut measured = Instant::now();
         let mut seen = (Instant::now(), 0);
+        let beside = self.stage.scene();
+        let mut patient = pin!(patient(&beside));
         'attacks: for attack in ATTACKS.iter().cycle() {
             let scene = self.stage.scene();
             let mut attacking = pin!(async {
@@ -114,6 +140,7 @@ impl<'a> Live<'a> {
             loop {
                 let turn = tokio::select! {
                     turn = &mut attacking, if next_at.is_none() => turn,
+                    Some((attack, outcome)) = patient.next() => Turn::Noticed(attack, outcome),
                     key = self.screen.key() => Turn::Pressed(key),
                     _ = redraw.tick() => Turn::Tick,
                     () = stop.asked() => Turn::Stop,
@@ -124,6 +151,10 @@ impl<'a> Live<'a> {
                         self.board.add(self.stage.begun.elapsed(), attack, &outcome);
                         self.last = Some((attack, outcome));
                         next_at = Some(Instant::now() + BETWEEN_ATTACKS);
+                    }
+                    Turn::Noticed(attack, outcome) => {
+                        self.board.add(self.stage.begun.elapsed(), attack, &outcome);
+                        self.last = Some((attack, outcome));
                     }
                     Turn::Pressed(key) => self.press(key, api.as_ref()).await?,
                     Turn::Tick => {

@@ -3,13 +3,15 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use super::{ONCE_RATE, Stage};
 use crate::commands::exit_code;
 use crate::commands::up::Stop;
-use crate::demo::attack::Outcome;
-use crate::demo::attacks::{ATTACKS, Attack};
+use crate::demo::attack::{Outcome, Scene};
+use crate::demo::attacks::{ATTACKS, Attack, PATIENT, attack_count};
 use crate::demo::board::Board;
 use crate::demo::traffic::Honest;
 use crate::failure::Failure;
@@ -42,27 +44,36 @@ pub(super) async fn play(
         ))?;
     }
     let traffic = stage.traffic(ONCE_RATE);
-    let mut outcomes: Vec<(&'static Attack, Outcome)> = Vec::new();
     let deadline = stage.begun + DEADLINE;
     let scene = stage.scene();
-    let mut cut_short = false;
-    for attack in ATTACKS {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let outcome = tokio::select! {
-            outcome = tokio::time::timeout(left, scene.attack(attack)) => outcome,
-            () = stop.asked() => { cut_short = true; break }
-        };
-        let Ok(outcome) = outcome else {
-            cut_short = true;
-            break;
-        };
-        board.add(stage.begun.elapsed(), attack, &outcome);
+    // What takes a few seconds to see is tried beside the rest.
+    let cut = Notify::new();
+    let patient = async {
+        let all = PATIENT
+            .iter()
+            .map(async |attack| (attack, scene.attack(attack).await, stage.begun.elapsed()));
+        tokio::select! {
+            all = tokio::time::timeout_at(deadline.into(), join_all(all)) => all.unwrap_or_default(),
+            () = cut.notified() => Vec::new(),
+        }
+    };
+    let others = async {
+        let outcomes = others(stage, &scene, &mut board, deadline, table, stop).await;
+        if !matches!(&outcomes, Ok(outcomes) if outcomes.len() == ATTACKS.len()) {
+            cut.notify_one();
+        }
+        outcomes
+    };
+    let (patient, outcomes) = tokio::join!(patient, others);
+    let mut outcomes = outcomes?;
+    for (attack, outcome, at) in patient {
+        board.add(at, attack, &outcome);
         if table {
             terminal::line(&board.last_row(style))?;
         }
         outcomes.push((attack, outcome));
-        tokio::time::sleep(BETWEEN_ATTACKS).await;
     }
+    let cut_short = outcomes.len() < attack_count();
     while !cut_short && traffic.honest.borrow().sent < HONEST_AT_LEAST && Instant::now() < deadline
     {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -70,10 +81,38 @@ pub(super) async fn play(
     let honest = traffic.honest.clone();
     traffic.stop().await;
     let honest = honest.borrow();
-    let stopped = outcomes.iter().all(|(_, outcome)| outcome.ok) && outcomes.len() == ATTACKS.len();
+    let stopped = outcomes.iter().all(|(_, outcome)| outcome.ok) && !cut_short;
     let ok = stopped && honest.denied == 0 && honest.failed == 0 && honest.sent == honest.answered;
     report(stage, output, &outcomes, &honest, ok)?;
     Ok(exit_code(ok))
+}
+
+/// One after the other, until told to stop.
+async fn others(
+    stage: &Stage,
+    scene: &Scene<'_>,
+    board: &mut Board,
+    deadline: Instant,
+    table: bool,
+    stop: &mut Stop,
+) -> Result<Vec<(&'static Attack, Outcome)>, Failure> {
+    let style = Style::for_stdout();
+    let mut outcomes = Vec::new();
+    for attack in ATTACKS {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let outcome = tokio::select! {
+            outcome = tokio::time::timeout(left, scene.attack(attack)) => outcome,
+            () = stop.asked() => break,
+        };
+        let Ok(outcome) = outcome else { break };
+        board.add(stage.begun.elapsed(), attack, &outcome);
+        if table {
+            terminal::line(&board.last_row(style))?;
+        }
+        outcomes.push((attack, outcome));
+        tokio::time::sleep(BETWEEN_ATTACKS).await;
+    }
+    Ok(outcomes)
 }
 
 fn report(
@@ -101,7 +140,7 @@ fn report(
     };
     terminal::line(&format!(
         "\n{verdict}   attacks {stopped} of {} stopped   honest {} sent, {} answered, {} denied, {} failed",
-        ATTACKS.len(),
+        attack_count(),
         honest.sent,
         honest.answered,
         honest.denied,
