@@ -158,16 +158,28 @@ impl Windows {
         self.lock().history.recent(seconds, now_seconds)
     }
 
-    /// Hands on every window that is complete by now.
+    /// Hands on every window that is complete by now. One thread at a time does this; merging the shares
+    /// of a large mesh takes some hundred milliseconds, in which parts can still be taken.
     pub fn complete(&self, now_seconds: u64) {
         loop {
-            let merged = match self.lock().next_complete(now_seconds) {
-                Some(merged) => merged,
-                None => return,
+            let Some((start, shares)) = self.lock().take_complete(now_seconds) else {
+                return;
             };
+            let mut merged = MergedWindow::new(start);
+            for share in shares {
+                merged.merge(&share.window, share.service.as_ref());
+            }
+            let mut state = self.lock();
+            state.note_dropped(&merged.counts);
+            state.history.add(start, &merged.counts);
+            drop(state);
             // No subscriber is no error.
             let _ = self.subscribers.send(Arc::new(merged));
         }
+    }
+
+    fn is_one_complete(&self, now_seconds: u64) -> bool {
+        self.lock().next_complete(now_seconds).is_some()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -198,7 +210,8 @@ impl State {
         }
     }
 
-    fn next_complete(&mut self, now_seconds: u64) -> Option<MergedWindow> {
+    /// The next window that is complete.
+    fn next_complete(&self, now_seconds: u64) -> Option<u64> {
         let newest = window_start(now_seconds.saturating_sub(WINDOW_SECONDS + GRACE));
         // After a start, or when the clock has jumped, there is nothing to catch up with.
         let oldest = newest.saturating_sub(16 * WINDOW_SECONDS);
@@ -206,22 +219,18 @@ impl State {
             0 => newest,
             next => next.max(oldest),
         };
-        if start > newest {
-            return None;
-        }
+        (start <= newest).then_some(start)
+    }
+
+    /// That window, and what proxies say of it.
+    fn take_complete(&mut self, now_seconds: u64) -> Option<(u64, Vec<Share>)> {
+        let start = self.next_complete(now_seconds)?;
         self.complete_before = start.saturating_add(WINDOW_SECONDS);
-        let mut merged = MergedWindow::new(start);
         // What is older was skipped by a jump of the clock: better here than never.
         let later = self.open.split_off(&self.complete_before);
-        for share in std::mem::replace(&mut self.open, later)
-            .into_values()
-            .flat_map(BTreeMap::into_values)
-        {
-            merged.merge(&share.window, share.service.as_ref());
-        }
-        self.note_dropped(&merged.counts);
-        self.history.add(start, &merged.counts);
-        Some(merged)
+        let complete = std::mem::replace(&mut self.open, later);
+        let shares = complete.into_values().flat_map(BTreeMap::into_values);
+        Some((start, shares.collect()))
     }
 
     fn note_dropped(&mut self, counts: &Counts) {
@@ -236,8 +245,18 @@ pub async fn keep_complete(control: Arc<crate::Control>, stop: CancellationToken
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = ticks.tick() => control.windows.complete(crate::unix_now()),
+            _ = ticks.tick() => {}
             () = stop.cancelled() => return,
+        }
+        let now_seconds = crate::unix_now();
+        if !control.windows.is_one_complete(now_seconds) {
+            continue;
+        }
+        let control = Arc::clone(&control);
+        let merging =
+            tokio::task::spawn_blocking(move || control.windows.complete(now_seconds)).await;
+        if let Err(error) = merging {
+            tracing::error!(%error, "windows could not be put together; they are lost");
         }
     }
 }
