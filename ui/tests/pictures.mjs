@@ -22,13 +22,14 @@ try {
   // Long enough for every attack to have come by, and for charts to have something to say.
   await until("minutes of traffic", async () => (await read("graph?seconds=300")).edges.some((edge) => edge.history.length >= Number(process.env.STEPS ?? 18)), 400);
   const dropped = await until("a user that was dropped", async () => {
-    const denied = await read("decisions?caller=orders&reason=authn.missing&limit=20");
+    const denied = await read("decisions?caller=orders&reason=authn.missing&limit=200");
     for (const one of denied.reverse()) {
       const why = await read(`why/${one.request_id}`);
-      if (why.hops?.length >= 3) return one.request_id;
+      // Its three hops, and a user that began and was lost.
+      if (why.hops?.length >= 3 && why.cause && why.hops.some((hop) => hop.user?.includes(":"))) return one.request_id;
     }
     return null;
-  }, 60);
+  }, 240);
   browser = await launch();
   for (const dark of [false, true]) {
     const at = await open(browser, { dark, width: 1360, height: 860 });

@@ -132,15 +132,29 @@ export function meshHistory(graph: Graph): (HistoryPoint & { seconds: number })[
     }
   }
   const points = [...sum.values()].sort((one, other) => Date.parse(one.at) - Date.parse(other.at));
-  // The further back, the coarser: a step is as long as it says, or as the way to the next one shows.
-  const lengths = points.map((point, index) => {
-    const next = points[index + 1];
-    const gap = next ? (Date.parse(next.at) - Date.parse(point.at)) / 1000 : 0;
-    return { ...point, seconds: point.seconds ?? (gap >= 60 ? 60 : graph.window_seconds || 10) };
-  });
-  // A step that is not over yet would look like a fall.
-  const now = Date.parse(graph.now);
-  return lengths.filter((point) => Date.parse(point.at) + point.seconds * 1000 <= now);
+  return steps(points, Date.parse(graph.now), graph.window_seconds || 10);
+}
+
+/** How long steps are of a fine length, in milliseconds; before that they are minutes. */
+const FINE_MS = 600_000;
+
+/**
+ * One point for every step, quiet ones too, each with its length; without the newest as long as it is not over, which
+ * would look like a fall.
+ */
+function steps(points: HistoryPoint[], now: number, fine: number): (HistoryPoint & { seconds: number })[] {
+  const found = new Map(points.map((point) => [Date.parse(point.at), point]));
+  const first = points[0];
+  const made: (HistoryPoint & { seconds: number })[] = [];
+  for (let at = first ? Date.parse(first.at) : now; at < now; ) {
+    const next = points.find((point) => Date.parse(point.at) > at);
+    const gap = next ? (Date.parse(next.at) - at) / 1000 : 0;
+    const point = found.get(at) ?? { at: new Date(at).toISOString(), requests: 0, denied: 0, reported: 0, errors: 0, p99_us: null };
+    const seconds = point.seconds ?? (now - at > FINE_MS && gap >= 60 && gap % 60 === 0 ? 60 : fine);
+    if (at + seconds * 1000 <= now) made.push({ ...point, seconds });
+    at += seconds * 1000;
+  }
+  return made;
 }
 
 export interface Stop { reason: string; count: number; places: { from: string; to: string; count: number }[] }

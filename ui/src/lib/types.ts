@@ -51,7 +51,7 @@ export interface Incident {
   who: { kind: string; name: string } | null; what: { caller: string | null; service: string | null; operation: string | null } | null;
   baseline: { what: string; usual: number | null; seen: number | null; unit: string } | null; samples: string[];
   mitre: { id: string; name: string }[]; owasp: { id: string; name: string }[]; suggestion: string | null; policy: string | null;
-  containment: Containment | null; context: string[]; acknowledged_by?: string | null; note?: string | null; muted_until?: string | null;
+  containment: Containment | null; context: string[]; acknowledged_by?: string | null; note?: string | null; muted_until?: string | null; related?: string[]; closed?: string | null;
 }
 export interface Containment {
   id: string; kind: "user" | "service"; principal: string; service: string | null; operation: string | null; action: "throttle" | "deny"; rate?: number | null;
