@@ -225,7 +225,7 @@ test("incidents: a user who walks order numbers becomes one, with evidence; ackn
     if (await twice.isVisible()) await twice.click();
     at.troubles.splice(0);
   }
-  await at.page.locator('[data-testid="containments"]').getByText("shop:bob").waitFor();
+  await at.page.locator('[data-testid="containments"]').getByText("shop:bob", { exact: true }).waitFor();
   assert.equal((await shop.send("GET", "/orders/alice/171", { user: "bob" })).reason, "contained");
   await at.page.locator('[data-testid="containments"]').getByRole("button", { name: "Release" }).click();
   await at.page.locator('[data-testid="containments"]').waitFor({ state: "detached" });
@@ -236,7 +236,7 @@ test("containment and mode: seen everywhere, undone with one click", async () =>
   await shop.read("containments", { method: "POST", body: JSON.stringify({ kind: "user", principal: "shop:bob", service: "orders", operation: "orders:getOrder", action: "deny", for: "10m", reason: "walking order numbers", force: true }) });
   await at.show("incidents");
   const held = at.page.locator('[data-testid="containments"]');
-  await held.getByText("shop:bob").waitFor();
+  await held.getByText("shop:bob", { exact: true }).waitFor();
   await held.getByRole("button", { name: "Release" }).click();
   await held.waitFor({ state: "detached" });
   assert.deepEqual(await shop.read("containments"), []);

@@ -19,7 +19,7 @@ export function layout(boxes: Box[], links: Link[], down: boolean, room: number)
 
 function byDagre(boxes: Box[], links: Link[], down: boolean): Layout {
   const graph = new dagre.graphlib.Graph({ multigraph: true });
-  graph.setGraph({ rankdir: down ? "TB" : "LR", nodesep: down ? 28 : 34, ranksep: down ? 64 : 84, edgesep: 16, marginx: 16, marginy: 16 });
+  graph.setGraph({ rankdir: down ? "TB" : "LR", nodesep: down ? 28 : 34, ranksep: down ? 64 : 96, edgesep: 16, marginx: 16, marginy: 16 });
   graph.setDefaultEdgeLabel(() => ({}));
   for (const box of boxes) graph.setNode(box.id, { width: box.width, height: box.height });
   for (const link of links) if (link.from !== link.to) graph.setEdge(link.from, link.to, {}, link.id);

@@ -50,6 +50,33 @@ async fn the_api_wants_the_token_and_its_own_host() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
+/// With or without a dashboard in the binary: a page that anybody may see, on our Hosts alone, that can run nothing
+/// but what is served here.
+#[tokio::test]
+async fn the_page_needs_no_token_but_our_host_and_its_policy() {
+    let control = Running::start();
+    let url = format!("http://{}/", control.api);
+    let page = client().get(&url).send().await.unwrap();
+    assert_eq!(page.status(), 200);
+    let policy = page.headers()["content-security-policy"].to_str().unwrap();
+    assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"));
+    assert_eq!(page.headers()["x-content-type-options"], "nosniff");
+    let html = page.text().await.unwrap();
+    assert!(!html.contains(&control.token));
+    let elsewhere = client().get(&url).header("host", "evil.example");
+    assert_eq!(elsewhere.send().await.unwrap().status(), 421);
+    for path in [
+        "assets/..%2f..%2fadmin.token",
+        "assets/nothing.js",
+        "index.html",
+    ] {
+        let missing = client().get(format!("{url}{path}")).send().await.unwrap();
+        assert_eq!(missing.status(), 404, "{path}");
+    }
+    let written = client().post(&url).send().await.unwrap();
+    assert_eq!(written.status(), 405);
+}
+
 #[tokio::test]
 async fn saved_files_become_a_revision_and_broken_ones_change_nothing() {
     let control = Running::start();
