@@ -339,30 +339,41 @@ impl Control {
         Ok(stored.containment)
     }
 
-    /// Forgets those that are over, with a line each in the audit log. Proxies need not be told: they
-    /// have ended them by their own clocks.
+    /// Forgets those that are over, with a line each in the audit log; proxies have ended those by their
+    /// own clocks. Ends those that the bundle forbids by now, and tells the proxies.
     ///
     /// # Errors
     /// When the store cannot be written.
     pub fn expire_containments(&self) -> Result<(), StoreError> {
         let now = unix_now();
+        let current = self.revisions.current();
+        let watch = current.as_ref().map(|current| &current.config.watch);
         let mut list = self.containments.lock();
-        let over: Vec<Stored> = list
-            .iter()
-            .filter(|stored| !stored.is_remembered(now))
-            .cloned()
-            .collect();
-        for stored in over {
-            let key = stored.containment.key();
+        let mut forbidden = false;
+        for stored in list.clone() {
+            let why = watch.and_then(|watch| plan::forbidden_now(&stored.containment, watch));
+            let (action, detail) = match why.filter(|_| stored.is_active(now)) {
+                Some(why) => (
+                    "containment.released",
+                    format!("{}: {why}", stored.containment.id),
+                ),
+                None if stored.is_remembered(now) => continue,
+                None => ("containment.expired", stored.containment.id.clone()),
+            };
+            forbidden |= stored.is_active(now);
             let audit = Audit {
                 actor: "control",
-                action: "containment.expired",
-                detail: &stored.containment.id,
+                action,
+                detail: &detail,
             };
             // What was released ended with a line of its own.
             let audit = stored.released.is_none().then_some(audit);
+            let key = stored.containment.key();
             self.store.drop_containment(&key, audit)?;
             list.retain(|other| other.containment.key() != key);
+        }
+        if forbidden {
+            self.tell_containments(&list);
         }
         Ok(())
     }

@@ -21,7 +21,7 @@ use crate::Control;
 use crate::fleet::{ConnectionId, QUEUE};
 use crate::listener::MeshPeer;
 use crate::revisions::may_have;
-use crate::store::{StoredTokenKey, with_cause};
+use crate::store::StoredTokenKey;
 use crate::why::gather::Answer;
 
 /// Most events in one message that are read; a proxy that sends more is cut off.
@@ -302,15 +302,12 @@ fn receive(
         Message::ModeChanged(change) => {
             // A gateway judges requests to all services, a sidecar those to its own.
             let own = |service: &str| proven.role() == "gateway" || service == proven.service();
-            match control.mode_changed(name, own, &change) {
-                Ok(()) => control.fleet.send_modes(id, control.modes_for(name)),
-                // Told again on the next stream.
-                Err(error) => tracing::error!(
-                    error = with_cause(&error),
-                    proxy = name,
-                    "a mode set on a host is not written down"
-                ),
-            }
+            // What is not written down is told again on the next stream, before what came after it.
+            control.mode_changed(name, own, &change).map_err(|error| {
+                tracing::error!(%error, proxy = name, "a mode set on a host is not written down yet");
+                Status::resource_exhausted(error.to_string())
+            })?;
+            control.fleet.send_modes(id, control.modes_for(name));
         }
         Message::TokenKey(key) => take_token_key(control, id, proven, name, key)?,
         Message::Events(events) => {

@@ -19,8 +19,9 @@ pub const LONGEST: Duration = testudo_guard::modes::LONGEST;
 const MAX_TEXT: usize = 500;
 /// Services that may be set on one host.
 const MAX_ON_HOST: usize = 1_000;
-/// Changes of one host that are written down within a minute; the others wait.
-const CHANGES_A_MINUTE: u32 = 60;
+/// Changes of one host that are written down within a minute. A proxy that tells more loses its stream,
+/// and tells the others on a later one, none of them out of turn.
+const CHANGES_A_MINUTE: u32 = 120;
 
 /// A mode that was set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +67,17 @@ pub enum ModeError {
     /// There is nothing to take back.
     #[error("nothing is set for {0}: the bundle's mode holds")]
     NotSet(String),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a host's change is not written down yet.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HostChangeError {
+    /// It tells too many.
+    #[error("more than {CHANGES_A_MINUTE} changes of modes within a minute; the others later")]
+    TooMany,
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -232,13 +244,13 @@ impl Control {
     /// down, it does not tell again.
     ///
     /// # Errors
-    /// When the store cannot be written; the proxy tells it again on its next stream.
+    /// When it is not written down; the proxy is to tell it again, on its next stream.
     pub(crate) fn mode_changed(
         &self,
         proxy: &str,
         may_speak_of: impl Fn(&str) -> bool,
         change: &mesh::ModeChanged,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), HostChangeError> {
         let now = unix_now();
         let mut state = self.modes.lock();
         let mut known = state.on_hosts.get(proxy).cloned().unwrap_or_default();
@@ -251,7 +263,7 @@ impl Control {
             _ => (now / 60, 1),
         };
         if told.1 > CHANGES_A_MINUTE {
-            return Ok(());
+            return Err(HostChangeError::TooMany);
         }
         known.audited = change.sequence;
         let mode = match change.mode.as_str() {

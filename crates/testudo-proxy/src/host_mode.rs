@@ -26,8 +26,8 @@ const LOG: &str = "mode-changes.jsonl";
 const LOG_BYTES: u64 = 1 << 20;
 /// The modes' file is never longer.
 const FILE_BYTES: u64 = 256 * 1024;
-/// Changes that control is told at once.
-const TOLD: usize = 256;
+/// Changes that control is told at once; the next ones when it has these.
+const TOLD: usize = 64;
 
 /// Nothing is set for longer.
 pub const LONGEST: Duration = testudo_guard::modes::LONGEST;
@@ -155,9 +155,7 @@ pub fn change(state: &Path, request: &Request<'_>) -> Result<Change, HostModeErr
     let mut modes = read(state)?;
     let boot = boot_clock::now();
     modes.retain(|_, mode| mode.left(wall, boot.as_ref()).is_some());
-    let last = changes_after(state, 0)?
-        .last()
-        .map_or(0, |last| last.sequence);
+    let last = read_log(state)?.last().map_or(0, |last| last.sequence);
     let micros = u64::try_from(now.as_microsecond()).unwrap_or_default();
     let sequence = micros.max(last.saturating_add(1));
     let mut until = 0;
@@ -210,11 +208,19 @@ pub fn read(state: &Path) -> Result<BTreeMap<String, HostMode>, HostModeError> {
     serde_json::from_slice(&text).map_err(damaged(&path))
 }
 
-/// The newest changes after this one, oldest first; bounded.
+/// The first changes after this one, in order; bounded, so that none is told before an earlier one.
 ///
 /// # Errors
-/// Where the log cannot be read. Lines that are damaged are left out.
+/// Where the log cannot be read.
 pub(crate) fn changes_after(state: &Path, sequence: u64) -> Result<Vec<Change>, HostModeError> {
+    let mut changes = read_log(state)?;
+    changes.retain(|change| change.sequence > sequence);
+    changes.truncate(TOLD);
+    Ok(changes)
+}
+
+/// The whole log, in order. Lines that are damaged are left out.
+fn read_log(state: &Path) -> Result<Vec<Change>, HostModeError> {
     let path = state.join(LOG);
     check_owner(state, &path)?;
     let mut file = match File::open(&path) {
@@ -233,10 +239,9 @@ pub(crate) fn changes_after(state: &Path, sequence: u64) -> Result<Vec<Change>, 
     let mut changes: Vec<Change> = text
         .split(|byte| *byte == b'\n')
         .filter_map(|line| serde_json::from_slice(line).ok())
-        .filter(|change: &Change| change.sequence > sequence)
         .collect();
     changes.sort_by_key(|change| change.sequence);
-    Ok(changes.split_off(changes.len().saturating_sub(TOLD)))
+    Ok(changes)
 }
 
 /// Tells whether something changed since the last look, without reading it.
@@ -414,6 +419,19 @@ mod tests {
         // A folder that others may use is no place for it.
         fs::set_permissions(&state, fs::Permissions::from_mode(0o755)).unwrap();
         assert!(change(&state, &report("orders", 60)).is_err());
+    }
+
+    #[test]
+    fn many_changes_are_told_in_order() {
+        let (_folder, state) = state();
+        for _ in 0..TOLD + 3 {
+            change(&state, &report("orders", 60)).unwrap();
+        }
+        let first = changes_after(&state, 0).unwrap();
+        assert_eq!(first.len(), TOLD);
+        let rest = changes_after(&state, first[TOLD - 1].sequence).unwrap();
+        assert_eq!(rest.len(), 3);
+        assert!(rest[0].sequence > first[TOLD - 1].sequence);
     }
 
     #[test]

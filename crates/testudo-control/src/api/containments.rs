@@ -105,6 +105,7 @@ const fn code(error: &ContainError) -> &'static str {
         ContainError::Unknown(_) => "containment.unknown",
         ContainError::Protected(_) => "containment.protected",
         ContainError::NotVerified { .. } => "containment.not_verified",
+        ContainError::AlertOnly => "containment.alert_only",
         ContainError::Share { .. } | ContainError::AdminShare { .. } => "containment.max_share",
         ContainError::LastPath { .. } => "containment.last_path",
         ContainError::Released { .. } => "containment.released",

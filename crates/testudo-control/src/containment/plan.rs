@@ -8,7 +8,7 @@ use std::time::Duration;
 use testudo_guard::containment::may_be_contained;
 use testudo_model::Hop;
 use testudo_policy::api::ApiModel;
-use testudo_policy::config::Config;
+use testudo_policy::config::{Config, Respond, Watch};
 
 use super::{Action, By, ContainRequest, Containment, Kind, Stored, Traffic};
 use crate::store::StoreError;
@@ -51,6 +51,9 @@ pub enum ContainError {
         /// Where.
         place: String,
     },
+    /// `watch.respond`.
+    #[error("watch.respond is alert: detectors contain nobody")]
+    AlertOnly,
     /// `watch.max_share`.
     #[error(
         "automatic containments would touch {share:.1}% of the usual traffic, and watch.max_share is {max:.1}%"
@@ -134,6 +137,9 @@ pub(super) enum Planned {
 pub(super) fn plan(request: &ContainRequest, facts: &Facts<'_>) -> Result<Planned, ContainError> {
     check_request(request)?;
     check_names(request, facts)?;
+    if request.by == By::Watch && facts.config.watch.respond == Respond::Alert {
+        return Err(ContainError::AlertOnly);
+    }
     let now = facts.now;
     let same = |stored: &&Stored| is_same_place(&stored.containment, request);
     let existing = facts.known.iter().find(same);
@@ -167,6 +173,17 @@ pub(super) fn plan(request: &ContainRequest, facts: &Facts<'_>) -> Result<Planne
         check_harm(request, &stored.containment, (&traffic, &usual), facts)?;
     }
     Ok(planned)
+}
+
+/// Why a bundle that came later forbids a containment.
+pub(super) fn forbidden_now(containment: &Containment, watch: &Watch) -> Option<&'static str> {
+    if watch.protects(&containment.principal) {
+        Some("protected by now (watch.protect)")
+    } else if containment.by == By::Watch && watch.respond == Respond::Alert {
+        Some("watch.respond is alert by now")
+    } else {
+        None
+    }
 }
 
 /// A first one: a detector's is a throttle.

@@ -124,6 +124,27 @@ async fn wait_for_one(control: &Running) {
 }
 
 #[tokio::test]
+async fn who_is_protected_later_is_released() {
+    let control = Running::start();
+    let gateway = control.join("gateway", None).await;
+    let mut stream = gateway.sync(gateway.hello()).await.unwrap();
+    let body = edge("orders", "payments", "10m");
+    assert_eq!(control.post("/api/v1/containments", body).await.0, 201);
+    containments(&mut stream, 1).await;
+    let bundle = std::fs::read_to_string(control.bundle()).unwrap();
+    std::fs::write(
+        control.bundle(),
+        format!("{bundle}watch: {{protect: [orders]}}\n"),
+    )
+    .unwrap();
+    containments(&mut stream, 0).await;
+    assert_eq!(
+        audit(&control).await,
+        ["admin containment.added", "control containment.released"]
+    );
+}
+
+#[tokio::test]
 async fn what_must_not_be_is_refused_with_a_code() {
     let control = Running::start();
     for (change, status, code) in [

@@ -402,3 +402,25 @@ fn their_number_is_bounded() {
     assert!(refusal.contains("64 containments"), "{refusal}");
     world.apply(&admin("shop:u1")).unwrap();
 }
+
+#[test]
+fn a_bundle_that_came_later_ends_what_it_forbids() {
+    let mut world = World::new();
+    let (automatic, _) = world.apply(&watch("shop:u1", Action::Deny)).unwrap();
+    let (by_hand, _) = world.apply(&admin("shop:u2")).unwrap();
+    let watch = &mut world.checked.config.as_mut().unwrap().watch;
+    assert_eq!(forbidden_now(&automatic, watch), None);
+    watch.respond = Respond::Alert;
+    assert!(forbidden_now(&automatic, watch).is_some());
+    assert!(matches!(
+        world.plan(&super::tests::watch("shop:u3", Action::Deny)),
+        Err(ContainError::AlertOnly)
+    ));
+    let watch = &mut world.checked.config.as_mut().unwrap().watch;
+    assert_eq!(forbidden_now(&by_hand, watch), None);
+    let protected = Containment {
+        principal: "shop:ceo".to_owned(),
+        ..by_hand
+    };
+    assert!(forbidden_now(&protected, watch).is_some());
+}
