@@ -80,6 +80,9 @@ fn possibilities(
         Reason::AuthzError => event.policy.as_ref().map_or_else(Vec::new, |policy| {
             vec![format!("{} can be evaluated, and what it says holds", place(policy))]
         }),
+        Reason::RequestTooLarge if event.status == Some(413) => {
+            asked.map(|asked| asked.max_body()).unwrap_or_default()
+        }
         Reason::Contained => vec![released(event)],
         Reason::AuthzCaller
         | Reason::RouteNone
@@ -284,6 +287,23 @@ impl Asked<'_> {
         let (_, name) = self.event.operation.as_deref()?.split_once(':')?;
         let mut operations = self.api()?.operations.iter();
         operations.find(|operation| &*operation.name == name)
+    }
+
+    fn max_body(&self) -> Vec<String> {
+        let services = &self.knowledge.config.services;
+        let called = self
+            .event
+            .service
+            .as_deref()
+            .and_then(|name| services.get(name));
+        called.map_or_else(Vec::new, |service| {
+            vec![format!(
+                "the body has at most {} bytes: `api.max_body` of {} ({})",
+                service.api.max_body,
+                service.name,
+                place_of(&service.span)
+            )]
+        })
     }
 
     /// The methods that this path has.

@@ -540,6 +540,69 @@ fn tokens_that_are_swapped_or_injected_and_limits() {
 }
 
 #[test]
+fn what_died_is_named_and_what_would_help() {
+    let died =
+        |event, status, reason, detail| denied(event, status, reason, failed("upstream", detail));
+    let outer = edge("orders:createOrder", "shop:alice", "customer");
+    let inner = mesh("gateway", "orders:createOrder", 1);
+    let application = why(vec![
+        answered(outer.clone(), 503),
+        died(
+            inner,
+            503,
+            Reason::UpstreamUnavailable,
+            "connection refused",
+        ),
+    ]);
+    assert_eq!(
+        application.cause.unwrap(),
+        "orders's application could not be reached, or broke off: connection refused."
+    );
+    let sidecar = why(vec![died(
+        outer.clone(),
+        504,
+        Reason::UpstreamTimeout,
+        "no answer within 15s",
+    )]);
+    assert_eq!(
+        sidecar.cause.unwrap(),
+        "orders took too long: no answer within 15s."
+    );
+    assert!(sidecar.missing.is_empty());
+    let large = denied(
+        outer.clone(),
+        413,
+        Reason::RequestTooLarge,
+        failed("body", "over max_body"),
+    );
+    let large = why(vec![large]).permit_if;
+    assert!(
+        large[0].starts_with(
+            "the body has at most 16384 bytes: `api.max_body` of orders (testudo.yaml:"
+        ),
+        "{large:?}"
+    );
+    let method = Event {
+        path: "/orders".into(),
+        method: "DELETE".into(),
+        operation: None,
+        ..outer
+    };
+    let method = denied(
+        method,
+        405,
+        Reason::RouteMethod,
+        failed("operation", "has this path without this method"),
+    );
+    let methods = why(vec![method]).permit_if;
+    assert_eq!(methods.len(), 2, "{methods:?}");
+    assert!(
+        methods[0].starts_with("GET /orders (apis/orders.yaml:"),
+        "{methods:?}"
+    );
+}
+
+#[test]
 fn a_containment_can_be_released_by_its_name() {
     let contained = denied(
         edge("orders:getOrder", "shop:bob", "customer"),

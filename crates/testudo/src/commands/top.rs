@@ -28,6 +28,8 @@ use state::State;
 const REDRAW: Duration = Duration::from_millis(250);
 /// Between two looks at proxies and incidents.
 const REFRESH: Duration = Duration::from_secs(2);
+/// A control plane that takes longer is away.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How long `--once` listens.
 const LISTEN: Duration = Duration::from_secs(1);
 /// Until a stream that ended is tried again.
@@ -76,8 +78,10 @@ async fn live(api: &Api, mut state: State, mut screen: Screen) -> Result<ExitCod
     let mut stop = Stop::new()?;
     refresh(api, &mut state).await?;
     loop {
-        // What came before shows something at once.
-        let stream = api.stream("decisions/stream?limit=1000").await;
+        // What came before shows something at once; nothing comes twice.
+        let since = state.newest().map(|time| format!("&since={time}"));
+        let past = format!("decisions/stream?limit=1000{}", since.unwrap_or_default());
+        let stream = api.stream(&past).await;
         state.connected = stream.is_ok();
         let ended = match stream {
             Ok(stream) => follow(api, &mut state, &mut screen, &mut stop, stream).await?,
@@ -134,7 +138,8 @@ async fn follow<C: AsRef<[u8]>, E>(
             _ = redraw.tick() => {
                 if refreshed.elapsed() >= REFRESH {
                     refreshed = Instant::now();
-                    state.connected = refresh(api, state).await.is_ok();
+                    let refreshing = tokio::time::timeout(PATIENCE, refresh(api, state)).await;
+                    state.connected = matches!(refreshing, Ok(Ok(())));
                 }
             }
         }

@@ -123,6 +123,14 @@ impl State {
         }
     }
 
+    /// Just after the newest decision that is known.
+    pub(super) fn newest(&self) -> Option<jiff::Timestamp> {
+        let newest = self.decisions.iter().map(|decision| decision.time).max()?;
+        newest
+            .checked_add(jiff::SignedDuration::from_micros(1))
+            .ok()
+    }
+
     /// Decisions of the last minute before `now` that the filter lets through, oldest first.
     pub(super) fn recent<'a>(
         &'a self,
