@@ -40,9 +40,13 @@ export interface GraphEdge {
 export interface LimitUse { name: string; service: string | null; used_max: number }
 export interface Graph { seconds: number; window_seconds: number; now: string; dropped_keys: number; nodes: GraphNode[]; edges: GraphEdge[]; limits?: LimitUse[] }
 
+export interface WhyHop extends Decision { at?: string; parent?: number | null }
 export interface Why {
-  request_id: string; trace_id: string; verdict: Verdict; reason: string | null; hops: Decision[]; cause: string | null;
-  permit_if: string[]; missing: { proxy: string; why: string }[];
+  request_id: string; trace_id: string; verdict: Verdict; reason: string | null; hops: WhyHop[]; cause: string | null;
+  /** Whose answer the cause is about, and which of the hops made it. */
+  by?: "testudo" | "application" | "nobody"; decided?: number | null;
+  /** `at`: it must have been there, before that one of the hops; without it a proxy that could not be asked. */
+  permit_if: string[]; missing: { proxy: string; why: string; at?: string | null; caller?: string | null; service?: string | null; before?: number | null }[];
 }
 
 export type IncidentState = "open" | "acknowledged" | "muted" | "closed";
