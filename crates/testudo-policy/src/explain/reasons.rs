@@ -155,9 +155,9 @@ reasons! {
 
     "contained",
     "403: access is suspended for now",
-    "Detection saw this principal do something unusual, and containment narrowed its access for a while.",
+    "A verified user or calling service is narrowed in this place for a while: throttled (then `Retry-After` says when to come back) or denied. A detector asked for it, or an administrator.",
     ["A stolen credential or a service that was taken over.", "Unusual but honest use."],
-    "Look at the incident and its evidence; containment expires by itself and can be lifted.";
+    "`testudo why ID` names the containment and its reason; `testudo watch contained` lists all, `testudo watch release ID` takes one back. It ends by itself. docs/containment.md has the rules.";
 
     "upstream.unavailable",
     "503: the service cannot be reached",
