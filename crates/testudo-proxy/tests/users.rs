@@ -12,6 +12,7 @@ use bytes::Bytes;
 use common::{Proxy, World, get, link, with};
 use http::{Request, Response, StatusCode};
 use testudo_guard::authn::{ApiKeys, Revocation, RevocationKind, Revocations};
+use testudo_guard::containment::{ContainedAction, ContainedKind, Containment, Containments};
 use testudo_testkit::upstream::full;
 use testudo_testkit::{Client, Upstream, eventually};
 
@@ -285,10 +286,10 @@ async fn keys_by_url_may_come_late_and_outlive_their_source() {
     assert_eq!(kept.count(), 1);
 }
 
-#[tokio::test]
-async fn a_revocation_ends_a_running_stream() {
+/// An application that answers with a stream that never ends.
+fn endless() -> Upstream {
     use http_body_util::BodyExt as _;
-    let app = Upstream::start_raw(|_| async {
+    Upstream::start_raw(|_| async {
         let first = futures_util::stream::once(async {
             Ok(http_body::Frame::data(Bytes::from_static(b"data: 1\n\n")))
         });
@@ -297,10 +298,12 @@ async fn a_revocation_ends_a_running_stream() {
             .header("content-type", "text/event-stream")
             .body(http_body_util::StreamBody::new(body).boxed())
             .unwrap()
-    });
-    let world = world(&app, "keys/jwks.json", &"00".repeat(32));
-    let (gateway, _sidecar) = proxies(&world);
-    let token = world.users.token("alice", &["customer"], 300);
+    })
+}
+
+/// Such a stream, once it runs.
+async fn running(gateway: &Proxy, token: &str) -> hyper::body::Incoming {
+    use http_body_util::BodyExt as _;
     let socket = tokio::net::TcpStream::connect(gateway.edge())
         .await
         .unwrap();
@@ -309,7 +312,7 @@ async fn a_revocation_ends_a_running_stream() {
             .await
             .unwrap();
     tokio::spawn(connection);
-    let request = with(bearer(&token), "accept", "text/event-stream");
+    let request = with(bearer(token), "accept", "text/event-stream");
     let response = sender
         .send_request(request.map(http_body_util::Full::new))
         .await
@@ -317,6 +320,23 @@ async fn a_revocation_ends_a_running_stream() {
     assert_eq!(response.status(), StatusCode::OK);
     let mut body = response.into_body();
     assert!(body.frame().await.unwrap().is_ok());
+    body
+}
+
+/// Whether the stream ends within this time.
+async fn ends(body: &mut hyper::body::Incoming, millis: u64) -> bool {
+    use http_body_util::BodyExt as _;
+    let next = tokio::time::timeout(Duration::from_millis(millis), body.frame()).await;
+    matches!(next, Ok(None | Some(Err(_))))
+}
+
+#[tokio::test]
+async fn a_revocation_ends_a_running_stream() {
+    let app = endless();
+    let world = world(&app, "keys/jwks.json", &"00".repeat(32));
+    let (gateway, _sidecar) = proxies(&world);
+    let token = world.users.token("alice", &["customer"], 300);
+    let mut body = running(&gateway, &token).await;
     let installed = &gateway.shared.installed;
     let revoke = |user: &str| {
         let kind = RevocationKind::User;
@@ -325,10 +345,42 @@ async fn a_revocation_ends_a_running_stream() {
         installed.live.revocations.store(Arc::new(list));
         installed.changed();
     };
-    let mut next =
-        async |millis| tokio::time::timeout(Duration::from_millis(millis), body.frame()).await;
     revoke("shop:bob");
-    assert!(next(300).await.is_err(), "another user's matter");
+    assert!(!ends(&mut body, 300).await, "another user's matter");
     revoke("shop:alice");
-    assert!(matches!(next(10_000).await, Ok(None | Some(Err(_)))));
+    assert!(ends(&mut body, 10_000).await);
+}
+
+#[tokio::test]
+async fn a_denial_ends_the_streams_of_who_is_contained_and_a_throttle_does_not() {
+    let app = endless();
+    let world = world(&app, "keys/jwks.json", &"00".repeat(32));
+    let (gateway, _sidecar) = proxies(&world);
+    let token = world.users.token("alice", &["customer"], 300);
+    let mut body = running(&gateway, &token).await;
+    let installed = &gateway.shared.installed;
+    let contain = |user: &str, action| {
+        let containment = Containment {
+            id: Arc::from("ctn-1"),
+            kind: ContainedKind::User,
+            principal: Arc::from(user),
+            service: Arc::from("orders"),
+            operation: None,
+            action,
+            until: u64::MAX,
+            reason: Arc::from("test"),
+        };
+        let previous = installed.live.containments.load_full();
+        let (set, _) = Containments::new([containment], &previous);
+        installed.live.containments.store(Arc::new(set));
+        installed.changed();
+    };
+    contain("shop:bob", ContainedAction::Deny);
+    assert!(!ends(&mut body, 300).await, "another user's matter");
+    for _ in 0..3 {
+        contain("shop:alice", ContainedAction::Throttle(0.01));
+        assert!(!ends(&mut body, 200).await, "it was let in already");
+    }
+    contain("shop:alice", ContainedAction::Deny);
+    assert!(ends(&mut body, 10_000).await);
 }
