@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 mod history;
 
-pub use history::{History, STEP, Span};
+pub use history::{History, OperationSpan, STEP, Span};
 
 /// After the end of a window, until it is complete (seconds). Proxies send theirs at its end.
 pub const GRACE: u64 = 1;

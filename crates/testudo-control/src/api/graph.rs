@@ -17,7 +17,7 @@ use testudo_watch::window::{EdgeKey, EdgeStats, Outcome, WINDOW_SECONDS};
 
 use super::{ApiState, problem};
 use crate::fleet::ProxyView;
-use crate::windows::{GRACE, STEP, Span, Tally};
+use crate::windows::{GRACE, OperationSpan, STEP, Span, Tally};
 use crate::{Control, unix_now};
 
 /// Where requests come from outside.
@@ -138,6 +138,17 @@ impl Figures {
             p99_us: stats.duration_us.quantile(0.99),
         }
     }
+
+    fn of_operation(stats: &OperationSpan) -> Figures {
+        Figures {
+            requests: stats.requests,
+            denied: stats.denied,
+            reported: stats.reported,
+            errors: stats.errors,
+            p50_us: stats.duration_us.quantile(0.5),
+            p99_us: stats.duration_us.quantile(0.99),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -156,43 +167,39 @@ struct Step {
     p99_us: Option<u64>,
 }
 
+/// Caller, service and hop, in words.
+type Place<'s> = (&'s str, &'s str, &'static str);
+
 /// An edge as it is put together.
 #[derive(Default)]
-struct Gathered {
+struct Gathered<'s> {
     all: EdgeStats,
-    operations: BTreeMap<String, EdgeStats>,
+    operations: BTreeMap<&'s str, OperationSpan>,
     history: Vec<Step>,
 }
 
 impl Graph {
     fn of(spans: &[Arc<Span>], seconds: u64, now: u64, asked: &Asked) -> Graph {
         let with_history = asked.history.unwrap_or(true);
-        let mut edges: BTreeMap<(String, String, &'static str), Gathered> = BTreeMap::new();
+        let is_wanted = |key: &EdgeKey| {
+            asked.service.as_deref().is_none_or(|service| {
+                let (caller, called, _) = place(key);
+                caller == service || called == service
+            })
+        };
+        let mut edges: BTreeMap<Place, Gathered> = BTreeMap::new();
         for span in spans {
-            let mut within: BTreeMap<(String, String, &'static str), EdgeStats> = BTreeMap::new();
-            for (key, stats) in &span.edges {
-                let place = place(key);
-                let wanted = asked.service.as_ref();
-                if wanted.is_some_and(|service| place.0 != *service && place.1 != *service) {
-                    continue;
-                }
-                within.entry(place.clone()).or_default().merge(stats);
-                let operation = key.operation.as_deref().unwrap_or(UNKNOWN);
-                let edge = edges.entry(place).or_default();
-                match edge.operations.get_mut(operation) {
-                    Some(known) => known.merge(stats),
-                    None => {
-                        let operation = operation.to_owned();
-                        _ = edge.operations.insert(operation, stats.clone());
-                    }
+            for (key, stats) in span.edges.iter().filter(|(key, _)| is_wanted(key)) {
+                let edge = edges.entry(place(key)).or_default();
+                edge.all.merge(stats);
+                if with_history {
+                    edge.history.push(step(span, stats));
                 }
             }
-            for (place, stats) in within {
-                let edge = edges.entry(place).or_default();
-                if with_history {
-                    edge.history.push(step(span, &stats));
-                }
-                edge.all.merge(&stats);
+            for (key, stats) in span.operations.iter().filter(|(key, _)| is_wanted(key)) {
+                let edge = edges.entry(place(key)).or_default();
+                let operation = key.operation.as_deref().unwrap_or(UNKNOWN);
+                edge.operations.entry(operation).or_default().merge(stats);
             }
         }
         let covered = covered_seconds(spans, seconds, now);
@@ -225,8 +232,8 @@ impl Graph {
 
 impl Edge {
     fn of(
-        (caller, service, hop): (String, String, &'static str),
-        gathered: Gathered,
+        (caller, service, hop): Place<'_>,
+        gathered: Gathered<'_>,
         covered: u64,
         with_history: bool,
     ) -> Edge {
@@ -242,8 +249,8 @@ impl Edge {
             }
         }
         Edge {
-            caller,
-            service,
+            caller: caller.to_owned(),
+            service: service.to_owned(),
             hop: if hop == Hop::Edge.as_str() {
                 Hop::Edge
             } else {
@@ -262,8 +269,8 @@ impl Edge {
                 .operations
                 .iter()
                 .map(|(operation, stats)| Operation {
-                    operation: operation.clone(),
-                    figures: Figures::of(stats),
+                    operation: (*operation).to_owned(),
+                    figures: Figures::of_operation(stats),
                 })
                 .collect(),
             history: with_history.then_some(gathered.history),
@@ -271,8 +278,7 @@ impl Edge {
     }
 }
 
-/// Caller, service and hop, in words.
-fn place(key: &EdgeKey) -> (String, String, &'static str) {
+fn place(key: &EdgeKey) -> Place<'_> {
     let caller = match (key.hop, key.caller.as_deref()) {
         (_, Some(caller)) => caller,
         (Hop::Edge, None) => CLIENTS,
@@ -284,7 +290,7 @@ fn place(key: &EdgeKey) -> (String, String, &'static str) {
         (Hop::Edge, None) => GATEWAY,
         (Hop::Mesh, None) => UNKNOWN,
     };
-    (caller.to_owned(), service.to_owned(), key.hop.as_str())
+    (caller, service, key.hop.as_str())
 }
 
 fn step(span: &Span, stats: &EdgeStats) -> Step {
