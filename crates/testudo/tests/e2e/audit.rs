@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use redb::ReadableTable as _;
+
 use crate::mesh::{Ports, TESTUDO, signal, wait_for, write_bundle};
 
 /// `testudo control` alone, ended with SIGTERM.
@@ -21,8 +23,13 @@ impl Control {
             .stderr(log)
             .spawn()
             .unwrap();
-        let control = Control(child);
-        wait_for("control to be ready", || announced.exists());
+        let mut control = Control(child);
+        wait_for("control to be ready", || {
+            let ended = control.0.try_wait().unwrap();
+            let log = || std::fs::read_to_string(dir.join("control.log")).unwrap();
+            assert!(ended.is_none(), "control ended: {}", log());
+            announced.exists()
+        });
         control
     }
 }
@@ -47,16 +54,34 @@ fn audit(dir: &Path, ports: &Ports, arguments: &[&str]) -> (Output, String) {
     (output, said)
 }
 
+/// What somebody does who may write the file, and would rather not have revoked mallory.
+fn cover_up(store: &Path) {
+    let table: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("audit");
+    let database = redb::Database::open(store).unwrap();
+    let write = database.begin_write().unwrap();
+    {
+        let mut table = write.open_table(table).unwrap();
+        let entry = table.get(2).unwrap().unwrap().value().to_vec();
+        let entry = String::from_utf8(entry).unwrap();
+        let changed = entry.replace("shop:mallory", "shop:nobody");
+        assert_ne!(entry, changed);
+        table.insert(2, changed.as_bytes()).unwrap();
+    }
+    write.commit().unwrap();
+}
+
 #[test]
 fn a_changed_audit_log_is_found_and_the_entry_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let ports = Ports::free();
     let yaml = format!(
-        "version: 1\ntrust_domain: audit.test\n{}gateway: {{listen: '127.0.0.1:{}', routes: [{{path: /, service: orders}}]}}\nservices:\n  orders: {{app: ['unix:orders.sock']}}\n",
+        "version: 1\ntrust_domain: audit.test\n{}gateway: {{listen: '127.0.0.1:{}', routes: [{{path: /, service: orders}}]}}\nusers: {{jwt: {{shop: {{issuer: 'https://id.audit.test', audiences: [a], jwks: jwks.json}}}}}}\nservices:\n  orders: {{app: ['unix:orders.sock']}}\n",
         ports.control(),
         ports.gateway
     );
-    write_bundle(dir.path(), &[("bundle/testudo.yaml", yaml)]);
+    let keys = crate::issuer::Issuer::new().jwks();
+    let files = [("bundle/testudo.yaml", yaml), ("bundle/jwks.json", keys)];
+    write_bundle(dir.path(), &files);
     let control = Control::start(dir.path());
     let revoke = |user: &str| {
         let api = format!("http://127.0.0.1:{}", ports.api);
@@ -87,18 +112,7 @@ fn a_changed_audit_log_is_found_and_the_entry_is_named() {
     );
     drop(control);
 
-    // Somebody who may write the file covers for mallory.
-    let store = dir.path().join("state/store.redb");
-    let mut bytes = std::fs::read(&store).unwrap();
-    let (from, to) = (b"user shop:mallory test", b"user shop:nobody_ test");
-    let places: Vec<usize> = (0..bytes.len() - from.len())
-        .filter(|at| bytes[*at..].starts_with(from))
-        .collect();
-    assert!(!places.is_empty());
-    for at in places {
-        bytes[at..at + to.len()].copy_from_slice(to);
-    }
-    std::fs::write(&store, bytes).unwrap();
+    cover_up(&dir.path().join("state/store.redb"));
     let _control = Control::start(dir.path());
     let (output, said) = audit(dir.path(), &ports, &["verify"]);
     assert_eq!(output.status.code(), Some(1), "{said}");
