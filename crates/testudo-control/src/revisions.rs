@@ -13,7 +13,7 @@ use testudo_policy::bundle::{Bundle, BundleFile};
 use testudo_policy::cedar::Compiled;
 use testudo_policy::check::{CheckOptions, check};
 use testudo_policy::config::Config;
-use testudo_policy::diagnostic::Diagnostic;
+use testudo_policy::diagnostic::{Diagnostic, Diagnostics};
 
 use crate::fleet::Fleet;
 use crate::store::{Audit, Store, StoreError, StoredRevision};
@@ -182,6 +182,7 @@ impl Revisions {
                 });
             }
         }
+        let warnings = self.with_restart(&read.config, warnings);
         let (stored, manifest) = self.sign(parts, newest.as_ref(), actor, note)?;
         let contents = contents(&manifest.parts, &bundle);
         let audit = Audit {
@@ -206,6 +207,28 @@ impl Revisions {
             "revision applied"
         );
         Ok(applied)
+    }
+
+    /// A warning for what this process cannot change while it runs.
+    fn with_restart(&self, config: &Config, mut warnings: Vec<Diagnostic>) -> Vec<Diagnostic> {
+        let Some(current) = self.current() else {
+            return warnings;
+        };
+        let (old, new) = (&current.config.control, &config.control);
+        let mut found = Diagnostics::default();
+        for (key, changed, span) in [
+            ("control.api", old.api != new.api, &new.api_span),
+            ("control.mesh", old.mesh != new.mesh, &new.mesh_span),
+        ] {
+            if changed {
+                let message = format!("{key} takes effect when control starts again");
+                let hint = "start `testudo up` or `testudo control` again".to_owned();
+                tracing::warn!("{message}");
+                found.warning("restart.needed", span, message, hint);
+            }
+        }
+        warnings.extend(found.list);
+        warnings
     }
 
     fn lock_newest(&self) -> MutexGuard<'_, Option<(u64, String)>> {

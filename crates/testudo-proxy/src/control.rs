@@ -460,18 +460,18 @@ impl Context {
         }
     }
 
-    /// Wakes when asked to, and when a gateway that said hello before it listened now listens.
+    /// Wakes when asked to, and when the proxy listens elsewhere than it said: a gateway says hello before it listens.
     async fn reopen_wanted(&self) {
-        let listens = self.shared.bound().is_some();
-        let now_listens = async {
-            if listens {
-                std::future::pending::<()>().await;
+        let told = self.shared.bound();
+        let mut changes = self.shared.installed.changes();
+        let moved = async {
+            while self.shared.bound() == told {
+                let _ = tokio::time::timeout(Duration::from_millis(100), changes.changed()).await;
             }
-            self.bound().await;
         };
         tokio::select! {
             () = self.reopen.notified() => {}
-            () = now_listens => {}
+            () = moved => {}
         }
     }
 
@@ -612,7 +612,8 @@ impl Context {
         if matches!(self.role, ProxyRole::Sidecar(_)) {
             self.bound().await;
         }
-        let bound = self.shared.bound().cloned().unwrap_or_default();
+        let bound = self.shared.bound().unwrap_or_default();
+        let bound = crate::shared::Bound::clone(&bound);
         let options = &self.shared.options;
         let snapshot = self.shared.installed.snapshot.load();
         let snapshot = snapshot.as_ref();

@@ -13,7 +13,7 @@ use arc_swap::cache::Cache;
 use futures_util::FutureExt;
 use testudo_guard::{Local, Snapshot};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 use tokio_util::task::TaskTracker;
 
@@ -46,6 +46,8 @@ pub(crate) enum Side {
 pub(crate) struct Assignment {
     pub(crate) side: Side,
     pub(crate) socket: Bound,
+    /// Tells the listener to close before the proxy stops.
+    pub(crate) end: watch::Receiver<bool>,
 }
 
 type SnapshotCache = Cache<Arc<ArcSwapOption<Snapshot>>, Option<Arc<Snapshot>>>;
@@ -187,11 +189,19 @@ async fn accept(core: Rc<Core>, assignment: Assignment) {
             return;
         }
     };
+    let mut end = assignment.end;
     let mut closing = std::pin::pin!(closes(&core, assignment.side));
+    let mut ended = std::pin::pin!(async {
+        // Whoever could tell is gone: then only the drain ends it.
+        if end.wait_for(|end| *end).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    });
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = &mut closing => break,
+            () = &mut ended => break,
         };
         match accepted {
             Ok(accepted) => connect(&core, assignment.side, accepted),

@@ -14,7 +14,7 @@ const CONTAINMENTS_SHOWN: usize = 100;
 pub fn json(shared: &Shared) -> Value {
     let snapshot = shared.installed.snapshot.load_full();
     let addresses = shared.installed.addresses.load_full();
-    let bound = shared.bound().cloned().unwrap_or_default();
+    let bound = shared.bound().unwrap_or_default();
     let (live, now) = (&*shared.installed.live, shared.clock.now());
     let mut services: Vec<&std::sync::Arc<Service>> = snapshot
         .iter()

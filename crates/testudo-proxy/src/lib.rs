@@ -21,6 +21,7 @@ mod connection;
 mod control;
 mod core;
 mod drain;
+mod edge_address;
 mod exchange;
 mod forwarding;
 mod io;

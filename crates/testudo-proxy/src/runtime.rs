@@ -1,5 +1,6 @@
 //! Start and stop of one proxy: data threads, listeners, the control thread's tasks, drain.
 
+use std::convert::Infallible;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -17,6 +18,7 @@ use crate::admin;
 use crate::control::{self, Link, LinkError};
 use crate::core::{self, Assignment, Side};
 use crate::drain::Phase;
+use crate::edge_address::{self, Edge};
 use crate::jwks;
 use crate::listener;
 use crate::options::{ListenAddress, ProxyOptions};
@@ -167,16 +169,19 @@ async fn control_thread(
         .panics
         .spawn_named("key sets", jwks::run(shared.clone()));
 
-    tokio::select! {
+    let edge = tokio::select! {
         bound = bind_all(shared, cores, admin) => {
-            let _ = shared.bound.set(bound?);
+            let (bound, edge) = bound?;
+            shared.bound.store(Some(Arc::new(bound)));
             shared.installed.changed();
+            edge
         }
         error = &mut link => return Err(error.into()),
         () = stop.wait() => return Ok(()),
-    }
+    };
     tokio::select! {
         () = report_ready(shared) => {}
+        never = follow(edge, shared, cores) => match never {},
         error = &mut link => return Err(error.into()),
         () = stop.wait() => {}
     }
@@ -202,49 +207,49 @@ async fn keep_link(shared: &Arc<Shared>, link: Option<Rc<Link>>) -> LinkError {
 }
 
 /// Binds what this role needs and hands one socket of each to every core.
-async fn bind_all(shared: &Arc<Shared>, cores: &Cores, admin: String) -> Result<Bound, ProxyError> {
+async fn bind_all(
+    shared: &Arc<Shared>,
+    cores: &Cores,
+    admin: String,
+) -> Result<(Bound, Option<Edge>), ProxyError> {
     let mut bound = Bound {
         admin,
         ..Bound::default()
     };
     match &shared.options.role {
         Role::Gateway => {
-            let address = ListenAddress::Tcp(edge_address(shared).await);
-            bound.listen = Some(cores.listen(Side::Edge, "gateway", &address).await?);
+            let edge = edge_address::bind(shared, cores).await?;
+            bound.listen = Some(edge.address());
+            Ok((bound, Some(edge)))
         }
         Role::Sidecar(_) => {
             let inbound = ListenAddress::Tcp(shared.options.inbound_address());
-            bound.inbound = Some(cores.listen(Side::Inbound, "inbound", &inbound).await?);
+            let inbound = cores.listen(Side::Inbound, "inbound", &inbound).await?;
+            bound.inbound = Some(inbound.address);
             let outbound = shared.options.outbound_address();
-            bound.outbound = Some(cores.listen(Side::Outbound, "outbound", &outbound).await?);
+            let outbound = cores.listen(Side::Outbound, "outbound", &outbound).await?;
+            bound.outbound = Some(outbound.address);
+            Ok((bound, None))
         }
     }
-    Ok(bound)
 }
 
-/// Where the gateway listens: as told, or as the first snapshot says.
-async fn edge_address(shared: &Arc<Shared>) -> std::net::SocketAddr {
-    let mut changes = shared.installed.changes();
-    loop {
-        let snapshot = shared.installed.snapshot.load_full();
-        let edge = snapshot
-            .as_ref()
-            .and_then(|snapshot| snapshot.edge.as_ref());
-        if let Some(address) = shared.options.listen.or(edge.map(|edge| edge.listen)) {
-            return address;
-        }
-        // The sender is in `shared`, so that this cannot fail.
-        let _ = changes.changed().await;
+async fn follow(edge: Option<Edge>, shared: &Shared, cores: &Cores) -> Infallible {
+    match edge {
+        Some(edge) => edge.follow(shared, cores).await,
+        None => std::future::pending().await,
     }
 }
 
 /// Keeps `ready.json` as true as it can be. Never ends by itself.
 async fn report_ready(shared: &Arc<Shared>) {
     let mut changes = shared.installed.changes();
-    let mut written = false;
+    let mut written = None;
     loop {
-        if !written && shared.not_ready().is_none() {
-            let bound = shared.bound().cloned().unwrap_or_default();
+        let bound = shared.bound();
+        if written != bound && shared.not_ready().is_none() {
+            let told = bound.clone();
+            let bound = bound.map_or_else(Bound::default, |bound| Bound::clone(&bound));
             let ready = Ready {
                 listen: bound.listen,
                 inbound: bound.inbound,
@@ -254,7 +259,7 @@ async fn report_ready(shared: &Arc<Shared>) {
             };
             match state::write_ready(&shared.options.state_dir, &ready) {
                 Ok(()) => {
-                    written = true;
+                    written = told;
                     tracing::info!(proxy = %shared.name(), ?ready, "ready");
                 }
                 Err(error) => tracing::error!(%error, "cannot write ready.json"),
@@ -326,8 +331,22 @@ impl<'a> Stop<'a> {
     }
 }
 
+/// An address that every core listens on.
+pub(crate) struct Listening {
+    /// As it was bound.
+    pub(crate) address: String,
+    end: tokio::sync::watch::Sender<bool>,
+}
+
+impl Listening {
+    /// Closes it; connections stay.
+    pub(crate) fn end(&self) {
+        self.end.send_replace(true);
+    }
+}
+
 /// The data threads.
-struct Cores {
+pub(crate) struct Cores {
     senders: Vec<mpsc::Sender<Assignment>>,
     handles: Vec<JoinHandle<()>>,
     done: tokio::sync::watch::Sender<usize>,
@@ -358,20 +377,23 @@ impl Cores {
     }
 
     /// Binds an address once for each core; says which address it got.
-    async fn listen(
+    pub(crate) async fn listen(
         &self,
         side: Side,
         what: &'static str,
         address: &ListenAddress,
-    ) -> Result<String, ProxyError> {
-        let (sockets, got) =
+    ) -> Result<Listening, ProxyError> {
+        let (sockets, address) =
             listener::bind(address, self.senders.len()).map_err(bind_error(what, address))?;
+        let (end, ended) = tokio::sync::watch::channel(false);
         for (sender, socket) in self.senders.iter().zip(sockets) {
-            if sender.send(Assignment { side, socket }).await.is_err() {
+            let end = ended.clone();
+            let assignment = Assignment { side, socket, end };
+            if sender.send(assignment).await.is_err() {
                 return Err(ProxyError::Panicked);
             }
         }
-        Ok(got)
+        Ok(Listening { address, end })
     }
 
     /// Waits until every data thread has ended.

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use arc_swap::ArcSwapOption;
 use testudo_guard::snapshot::EdgeTls;
 use testudo_model::Event;
 use testudo_watch::{ClosedWindow, EventSender, Metrics};
@@ -33,7 +34,7 @@ pub struct Shared {
     pub(crate) panics: Panics,
     pub(crate) connections: Connections,
     pub(crate) outbound_secret: Secret,
-    pub(crate) bound: OnceLock<Bound>,
+    pub(crate) bound: ArcSwapOption<Bound>,
     /// What is counted; `/metrics` shows it.
     pub metrics: Arc<Metrics>,
     pub(crate) events: EventSender,
@@ -105,7 +106,7 @@ impl Counter {
 }
 
 /// The addresses that listeners got.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bound {
     /// Gateway: where clients connect.
     pub listen: Option<String>,
@@ -133,7 +134,7 @@ impl Shared {
             drain: Drain::default(),
             panics: Panics::default(),
             outbound_secret,
-            bound: OnceLock::new(),
+            bound: ArcSwapOption::empty(),
             metrics: evidence.metrics,
             events: evidence.events,
             uplink: Mutex::new(Some(evidence.uplink)),
@@ -160,8 +161,8 @@ impl Shared {
     }
 
     /// The addresses that listeners got, once all are bound.
-    pub fn bound(&self) -> Option<&Bound> {
-        self.bound.get()
+    pub fn bound(&self) -> Option<Arc<Bound>> {
+        self.bound.load_full()
     }
 
     /// Mutual TLS of the inbound side, once there is a mesh. Identity and roots are looked up for each
@@ -213,7 +214,7 @@ impl Shared {
         let needs_mesh = !is_gateway || snapshot.services.values().any(|service| !service.plain);
         if self.drain.phase() > Phase::Serving {
             Some("stopping")
-        } else if self.bound.get().is_none() {
+        } else if self.bound.load().is_none() {
             Some("not all listeners are bound")
         } else if needs_mesh && !mesh_ready {
             Some("there is no valid identity")

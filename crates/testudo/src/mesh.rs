@@ -24,6 +24,8 @@ pub(crate) use children::{needs_token, own_program, set_proxy};
 pub(crate) use plan::{Plan, Workload};
 pub(crate) use summary::dashboard_link;
 
+/// The gateway's name.
+const GATEWAY: &str = "gateway-1";
 /// From the first child to the last one ready.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 /// For the newest revision to be in force everywhere.
@@ -142,7 +144,7 @@ impl Mesh {
         self.wait(deadline, |kind| kind == Kind::Control).await?;
         self.connect_api()?;
         if self.plan.gateway.is_some() {
-            self.start_part("gateway-1", Kind::Gateway, None);
+            self.start_part(GATEWAY, Kind::Gateway, None);
         }
         for workload in self.plan.workloads.clone() {
             self.start_sidecar(&workload);
@@ -377,6 +379,24 @@ impl Mesh {
         let new = Plan::new(config);
         let old = std::mem::replace(&mut self.plan, new.clone());
         let mut messages = Vec::new();
+        if old.control != new.control {
+            messages.push(
+                "control.api and control.mesh take effect when you start `testudo up` again"
+                    .to_owned(),
+            );
+        }
+        match (old.gateway.is_some(), new.gateway.is_some()) {
+            (false, true) => {
+                messages.push("the gateway comes".to_owned());
+                self.start_part(GATEWAY, Kind::Gateway, None);
+            }
+            (true, false) => {
+                messages.push("the gateway goes".to_owned());
+                self.supervisor.stop(|name| name == GATEWAY).await;
+                self.parts.remove(GATEWAY);
+            }
+            _ => {}
+        }
         for change in old.changes(&new) {
             messages.push(change.to_string());
             let (gone, come) = (change.gone(), change.come());

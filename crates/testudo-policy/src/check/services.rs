@@ -64,6 +64,7 @@ fn edge(config: &Config, diagnostics: &mut Diagnostics) {
 }
 
 fn exposed(service: &Service, diagnostics: &mut Diagnostics) {
+    without_sidecar(service, diagnostics);
     if let Sidecar::None(span) = &service.sidecar {
         let message = format!("{} is called in plain: nothing protects it", service.name);
         let hint = "give it a sidecar as soon as possible".to_owned();
@@ -79,6 +80,21 @@ fn exposed(service: &Service, diagnostics: &mut Diagnostics) {
         let message = format!("{who} can go around {}'s sidecar", service.name);
         let hint = format!("listen on a Unix socket: unix:run/{}.sock", service.name);
         diagnostics.warning("app.exposed", span, message, hint);
+    }
+}
+
+/// What only a sidecar does.
+fn without_sidecar(service: &Service, diagnostics: &mut Diagnostics) {
+    if !matches!(service.sidecar, Sidecar::None(_)) {
+        return;
+    }
+    let egress = service.egress.first().map(|(_, span)| ("egress", span));
+    let alone = service.acts_alone_spans.first();
+    let alone = alone.map(|(_, span)| ("acts_alone", span));
+    for (key, span) in egress.into_iter().chain(alone) {
+        let message = format!("{key} does nothing: {} has no sidecar", service.name);
+        let hint = "give it a sidecar, or remove the key".to_owned();
+        diagnostics.warning("value.unused", span, message, hint);
     }
 }
 

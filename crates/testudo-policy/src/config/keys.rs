@@ -499,13 +499,13 @@ pub(crate) static SIDECAR: Object = Object {
             "inbound",
             Optional,
             Kind::Text(&ADDRESS),
-            "its mTLS address",
+            "its mTLS address under `testudo up`; `testudo proxy` takes --inbound",
         ),
         key(
             "outbound",
             Optional,
             Kind::Text(&ADDRESS),
-            "its plain address for the application",
+            "its plain address for the application under `testudo up`; `testudo proxy` takes --outbound",
         ),
     ],
 };

@@ -78,6 +78,13 @@ pub(super) static ALL: &[Explanation] = &[
         action: "Remove it, or add what it is meant for.",
     },
     Explanation {
+        code: "restart.needed",
+        title: "A change waits for a restart",
+        meaning: "The revision is in force, but the control plane cannot move its own addresses while it runs: it answers where it did.",
+        causes: &["`control.api` or `control.mesh` was changed while the mesh runs."],
+        action: "Start `testudo up` or `testudo control` again. Proxies that were started with `--control` are told the new address.",
+    },
+    Explanation {
         code: "ref.unknown",
         title: "A name refers to nothing",
         meaning: "A service, operation, claim or folder is named that the bundle does not have, so what was meant would not hold.",

@@ -122,12 +122,12 @@ thread_local! {
 fn proxy(options: ProxyOptions) -> Arc<Shared> {
     let (shared, recorder) = crate::prepare(options).unwrap();
     RECORDERS.with_borrow_mut(|running| running.push(recorder));
-    let _ = shared.bound.set(Bound {
+    shared.bound.store(Some(Arc::new(Bound {
         inbound: Some("127.0.0.1:15006".to_owned()),
         outbound: Some("127.0.0.1:15001".to_owned()),
         admin: "127.0.0.1:15020".to_owned(),
         ..Bound::default()
-    });
+    })));
     shared
 }
 

@@ -34,6 +34,8 @@ struct Child {
     paths: Paths,
     options: MeshOptions,
     learned: Learned,
+    /// The gateway's port is left open.
+    any_port: bool,
 }
 
 /// A supervised child of `mesh`.
@@ -45,6 +47,11 @@ pub(super) fn part(name: &str, kind: Kind, workload: Option<&Workload>, mesh: &M
         paths: mesh.paths.clone(),
         options: mesh.options.clone(),
         learned: mesh.learned.clone(),
+        any_port: mesh
+            .plan
+            .gateway
+            .as_ref()
+            .is_some_and(|gateway| gateway.any_port),
     });
     Part {
         name: name.to_owned(),
@@ -119,7 +126,10 @@ impl Child {
                 &known(configured(workload.outbound).or(outbound)),
             ]);
             command.args(["--app", &app_text(&workload.app)]);
-        } else if let Some(listen) = learned.as_ref().and_then(|ready| ready.listen.clone()) {
+        } else if self.any_port
+            && let Some(listen) = learned.as_ref().and_then(|ready| ready.listen.clone())
+        {
+            // It is found where it was; a port that the bundle names may change.
             command.args(["--listen", &listen]);
         }
         if let Some(threads) = threads {

@@ -16,6 +16,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) trust_domain: String,
+    /// Where control is to answer: API and mesh.
+    pub(crate) control: (SocketAddr, SocketAddr),
     pub(crate) gateway: Option<GatewayPlan>,
     pub(crate) workloads: Vec<Workload>,
 }
@@ -23,6 +25,8 @@ pub(crate) struct Plan {
 /// What start-up tells of the gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GatewayPlan {
+    /// Whether the bundle leaves its port open.
+    pub(crate) any_port: bool,
     pub(crate) scheme: &'static str,
     /// Whether its certificate comes from the mesh's CA.
     pub(crate) mesh_certificate: bool,
@@ -46,6 +50,7 @@ pub(crate) struct Workload {
 impl Plan {
     pub(crate) fn new(config: &Config) -> Plan {
         let gateway = config.gateway.as_ref().map(|gateway| GatewayPlan {
+            any_port: gateway.listen.port() == 0,
             scheme: if matches!(gateway.tls, GatewayTls::Plain) {
                 "http"
             } else {
@@ -90,6 +95,7 @@ impl Plan {
         }
         Plan {
             trust_domain: config.trust_domain.to_string(),
+            control: (config.control.api, config.control.mesh),
             gateway,
             workloads,
         }
@@ -202,6 +208,10 @@ mod tests {
     fn plan(workloads: &[Workload]) -> Plan {
         Plan {
             trust_domain: "x.test".to_owned(),
+            control: (
+                SocketAddr::from(([127, 0, 0, 1], 1)),
+                SocketAddr::from(([127, 0, 0, 1], 2)),
+            ),
             gateway: None,
             workloads: workloads.to_vec(),
         }

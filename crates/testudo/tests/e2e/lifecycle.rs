@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::http::{Target, read_response};
-use crate::mesh::{Mesh, Ports, signal, wait_for};
+use crate::mesh::{Mesh, Ports, free_port, signal, wait_for};
 use crate::upstream::{Seen, Upstream, respond};
 
 fn answer(seen: &Seen) -> Option<Vec<u8>> {
@@ -290,6 +290,28 @@ fn children_end_when_up_is_killed() {
     signal(mesh.pid(), "KILL");
     for pid in pids {
         wait_for("every child to end", || !alive(pid));
+    }
+}
+
+#[test]
+fn a_gateway_moves_with_the_bundle() {
+    let (mesh, mut ports, app) = mesh();
+    let at = |port: u16| Target::plain(([127, 0, 0, 1], port).into());
+    let old = ports.gateway;
+    // Another port, then every address of the same one, which cannot stand beside the first.
+    for (address, port) in [("127.0.0.1", free_port()), ("0.0.0.0", 0)] {
+        ports.gateway = if port == 0 { ports.gateway } else { port };
+        let listen = format!("listen: 127.0.0.1:{}", ports.gateway);
+        let yaml = bundle(&ports, &app, "").replace(&listen, &listen.replace("127.0.0.1", address));
+        std::fs::write(mesh.path("testudo.yaml"), yaml).unwrap();
+        let wanted = format!("{address}:{}", ports.gateway);
+        wait_for("the gateway to move", || {
+            state_file(&mesh, "ready.json", "gateway")
+                .is_some_and(|ready| ready["listen"] == wanted.as_str())
+        });
+        let response = at(ports.gateway).send("GET", "life.test", "/x", &[], b"");
+        assert_eq!(response.status, 200, "{response:?}");
+        wait_for("the old address to close", || at(old).connect().is_err());
     }
 }
 
