@@ -181,7 +181,10 @@ pub fn explain(evidence: Evidence<'_>) -> Option<Why> {
         reason,
         by,
         decided,
-        cause: decided.and_then(|index| cause::cause(&chain, index, by, knowledge)),
+        cause: match decided {
+            Some(index) => cause::cause(&chain, index, by, knowledge),
+            None => cause::unanswered(&chain, request_id),
+        },
         permit_revision: knowledge
             .and_then(|knowledge| knowledge.revision)
             .filter(|_| !permit_if.is_empty()),

@@ -94,6 +94,18 @@ const fn is_about_the_response(reason: Reason) -> bool {
     )
 }
 
+/// Where nobody answered at all.
+pub(super) fn unanswered(chain: &Chain, request_id: &str) -> Option<String> {
+    let mut hops = chain.hops.iter();
+    let asked = hops.find(|link| link.event.request_id == request_id)?;
+    asked.event.status.is_none().then(|| {
+        format!(
+            "The connection broke before there was an answer at {}: the client went away, or {} stopped.",
+            asked.at, asked.event.proxy
+        )
+    })
+}
+
 /// The cause, in a sentence or two.
 pub(super) fn cause(
     chain: &Chain,
@@ -176,7 +188,7 @@ impl Case<'_> {
             }
             Reason::SchemaResponse => {
                 format!(
-                    "{service}'s application answered with what its specification does not have: {detail}{}.",
+                    "The application of {service} answered with what its specification does not have: {detail}{}.",
                     by_line(event)
                 )
             }
@@ -317,7 +329,7 @@ impl Case<'_> {
         let who = match self.event.hop {
             Hop::Edge => service,
             Hop::Mesh if is_refused_outbound(self.event) => service,
-            Hop::Mesh => format!("{service}'s application"),
+            Hop::Mesh => format!("The application of {service}"),
         };
         let what = match reason {
             Reason::UpstreamTimeout => "took too long",
@@ -333,7 +345,7 @@ impl Case<'_> {
         let who = match event.hop {
             // The sidecar's own hop is missing; what is known is that it was none of ours.
             Hop::Edge => service,
-            Hop::Mesh => format!("{service}'s application"),
+            Hop::Mesh => format!("The application of {service}"),
         };
         match event.status {
             Some(status) => format!(

@@ -1,7 +1,7 @@
 //! `why` for a running mesh: what control still knows, and what the proxies' rings keep.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use testudo_model::mesh::Find;
 use testudo_model::{Event, Hop};
@@ -29,8 +29,10 @@ pub struct NotKept {
 /// Where no proxy keeps the request.
 pub async fn why(control: &Control, target: Target<'_>) -> Result<Why, NotKept> {
     let mut silent = BTreeMap::new();
+    let begun = Instant::now();
     let mut first = first_hop(control, target, &mut silent).await;
-    if first.is_none() {
+    // Where a proxy was waited for in vain, that was long enough.
+    if first.is_none() && begun.elapsed() < SOON {
         // Somebody who asks at once is quicker than the evidence: it is written when an answer has been sent.
         tokio::time::sleep(SOON).await;
         first = first_hop(control, target, &mut silent).await;

@@ -389,12 +389,26 @@ fn the_applications_own_denial_is_not_ours() {
         (Verdict::Permit, None, By::Application)
     );
     assert_eq!(why.decided, Some(1));
+    assert!(why.cause.unwrap().starts_with(
+        "The application of orders answered 403 itself at mesh 1; every check of ours"
+    ));
+    assert!(why.permit_if.is_empty());
+}
+
+#[test]
+fn a_client_that_went_away_got_no_answer() {
+    let gone = Event {
+        status: None,
+        ..edge("orders:createOrder", "shop:alice", "customer")
+    };
+    let why = why(vec![gone]);
+    assert_eq!((why.by, why.decided), (By::Nobody, None));
     assert!(
         why.cause
             .unwrap()
-            .starts_with("orders's application answered 403 itself at mesh 1; every check of ours")
+            .starts_with("The connection broke before there was an answer at edge")
     );
-    assert!(why.permit_if.is_empty());
+    assert!(why.missing.is_empty());
 }
 
 #[test]
@@ -556,7 +570,7 @@ fn what_died_is_named_and_what_would_help() {
     ]);
     assert_eq!(
         application.cause.unwrap(),
-        "orders's application could not be reached, or broke off: connection refused."
+        "The application of orders could not be reached, or broke off: connection refused."
     );
     let sidecar = why(vec![died(
         outer.clone(),

@@ -354,8 +354,9 @@ fn the_applications_own_403_is_told_from_ours() {
         (Some("application"), None)
     );
     assert!(
-        cause(&why)
-            .starts_with("orders's application answered 403 itself at mesh 1; every check of ours"),
+        cause(&why).starts_with(
+            "The application of orders answered 403 itself at mesh 1; every check of ours"
+        ),
         "{why}"
     );
     assert!(

@@ -66,6 +66,9 @@ fn headline(why: &Value, style: Style) -> String {
             status(decided),
             of(decided, "service")
         )),
+        _ if root.is_some_and(|hop| hop.get("status").is_some_and(Value::is_null)) => {
+            style.yellow("! permitted, and not answered")
+        }
         _ => style.green(&format!("✓ {} permitted", status(root))),
     };
     let mut line = format!("{verdict}   {} {}", of(root, "method"), of(root, "path"));
