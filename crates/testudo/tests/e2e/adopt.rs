@@ -217,7 +217,13 @@ fn the_guide_leads_from_nothing_to_enforce() {
         let said = String::from_utf8(output.stdout).unwrap();
         match command {
             _ if command.starts_with("testudo init") => walk.edit(&guide.users),
-            "testudo policy learn" => learned = said,
+            "testudo policy learn" => {
+                // The proxies' own logs say the same, without a control plane.
+                let logs = "testudo policy learn --from $(find .testudo -name decisions.jsonl)";
+                let of_logs = String::from_utf8(walk.run(logs).stdout).unwrap();
+                assert_eq!(policies(&of_logs), policies(&said));
+                learned = said;
+            }
             "testudo policy learn --write" => {
                 let written = std::fs::read_to_string(walk.dir.join("policies/learned.cedar"));
                 assert_eq!(written.unwrap(), learned);
@@ -238,16 +244,20 @@ fn the_guide_leads_from_nothing_to_enforce() {
         "{learned}"
     );
     // What the attacker did while nothing was enforced, and made orders do.
-    let policies: String = learned
-        .lines()
-        .filter(|line| !line.starts_with("//"))
-        .collect();
+    let policies = policies(&learned);
     assert!(
         !policies.contains("efund") && !policies.contains(":write"),
         "{learned}"
     );
     walk.mesh().in_sync(3);
     enforced(&walk);
+}
+
+/// A file of policies without its comments.
+fn policies(text: &str) -> String {
+    text.lines()
+        .filter(|line| !line.starts_with("//"))
+        .collect()
 }
 
 /// Report mode: everything passes, an attack too.
@@ -329,9 +339,6 @@ fn enforced(walk: &Walk) {
         again.contains("role customer, orders:refundOrder: denied once (authz.user)"),
         "{again}"
     );
-    let policies: String = again
-        .lines()
-        .filter(|line| !line.starts_with("//"))
-        .collect();
+    let policies = policies(&again);
     assert!(!policies.contains("refundOrder"), "{again}");
 }
