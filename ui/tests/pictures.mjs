@@ -21,6 +21,8 @@ try {
   const read = async (path) => (await fetch(`${base}api/v1/${path}`, { headers: { authorization: `Bearer ${token}` } })).json();
   // Long enough for every attack to have come by, and for charts to have something to say.
   await until("minutes of traffic", async () => (await read("graph?seconds=300")).edges.some((edge) => edge.history.length >= Number(process.env.STEPS ?? 18)), 400);
+  const open_ = await until("open incidents that are contained", async () => (await read("incidents?state=open")).filter((one) => one.containment).length >= 1, 240);
+  console.log(open_);
   const dropped = await until("a user that was dropped", async () => {
     const denied = await read("decisions?caller=orders&reason=authn.missing&limit=200");
     for (const one of denied.reverse()) {
@@ -34,7 +36,7 @@ try {
   for (const dark of [false, true]) {
     const at = await open(browser, { dark, width: 1360, height: 860 });
     await at.page.goto(link);
-    const shots = dark ? ["overview", "incidents"] : ["overview", `decisions?why=${dropped}`, "access"];
+    const shots = dark ? ["overview"] : ["overview", `decisions?why=${dropped}`, "access", "incidents"];
     for (const view of shots) {
       await at.show(view, false);
       if (view.includes("why=")) await at.page.locator('[data-testid="lanes"]').waitFor();
