@@ -226,7 +226,7 @@ test("incidents: a user who walks order numbers becomes one, with evidence; ackn
     at.troubles.splice(0);
   }
   await at.page.locator('[data-testid="containments"]').getByText("shop:bob", { exact: true }).waitFor();
-  assert.equal((await shop.send("GET", "/orders/alice/171", { user: "bob" })).reason, "contained");
+  await until("the gateway knows", async () => (await shop.send("GET", "/orders/alice/171", { user: "bob" })).reason === "contained");
   await at.page.locator('[data-testid="containments"]').getByRole("button", { name: "Release" }).click();
   await at.page.locator('[data-testid="containments"]').waitFor({ state: "detached" });
   at.quiet();

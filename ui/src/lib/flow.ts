@@ -1,5 +1,5 @@
 // From the API's edges to the picture: clients → gateway → services, groups where there are many, sums in words.
-import type { Graph, GraphEdge, HistoryPoint, Mode } from "./types";
+import type { Containment, Graph, GraphEdge, HistoryPoint, Mode } from "./types";
 
 export interface FlowNode {
   id: string; label: string; kind: "client" | "gateway" | "service" | "external" | "group"; mode: Mode | null; proxies: number; ready: number;
@@ -10,14 +10,21 @@ export interface FlowNode {
 export interface FlowEdge {
   id: string; from: string; to: string; requests: number; denied: number; reported: number; errors: number; rate: number;
   p50: number | null; p99: number | null; guard: number | null; bytesIn: number; bytesOut: number; users: number; last: string | null;
-  contained: boolean; reasons: Record<string, number>; history: HistoryPoint[]; parts: GraphEdge[];
+  contained: boolean; reasons: Record<string, number>; reportedReasons: Record<string, number>; history: HistoryPoint[]; parts: GraphEdge[];
 }
 export interface Flow { nodes: FlowNode[]; edges: FlowEdge[]; clients: string; gateway: string }
 
 /** Above so many services, they are shown in groups. */
 export const GROUP_ABOVE = 40;
 
-export function flow(graph: Graph): Flow {
+/** Marks where somebody is contained: a service on its own edge, a user on the way from the gateway. */
+function mark(edges: Iterable<FlowEdge>, held: Containment[], gateway: string): void {
+  for (const edge of edges) {
+    edge.contained ||= held.some((one) => (one.service === null || one.service === edge.to) && edge.from === (one.kind === "service" ? one.principal : gateway));
+  }
+}
+
+export function flow(graph: Graph, held: Containment[] = []): Flow {
   const clients = graph.nodes.find((node) => node.kind === "client")?.name ?? "clients";
   const gateway = graph.nodes.find((node) => node.kind === "gateway")?.name ?? "gateway";
   const nodes = new Map<string, FlowNode>();
@@ -43,6 +50,7 @@ export function flow(graph: Graph): Flow {
       }
     } else add(edges, edge.caller ?? "unknown", edge.service ?? "nowhere", edge);
   }
+  mark(edges.values(), held, gateway);
   for (const edge of edges.values()) {
     node(edge.from, edge.from === clients ? "client" : edge.from === gateway ? "gateway" : "service");
     count(node(edge.to, edge.to === gateway ? "gateway" : "service"), edge);
@@ -67,7 +75,7 @@ function add(edges: Map<string, FlowEdge>, from: string, to: string, edge: Graph
   if (!sum) {
     sum = {
       id, from, to, requests: 0, denied: 0, reported: 0, errors: 0, rate: 0, p50: null, p99: null, guard: null, bytesIn: 0, bytesOut: 0,
-      users: 0, last: null, contained: false, reasons: {}, history: [], parts: [],
+      users: 0, last: null, contained: false, reasons: {}, reportedReasons: {}, history: [], parts: [],
     };
     edges.set(id, sum);
   }
@@ -84,9 +92,20 @@ function add(edges: Map<string, FlowEdge>, from: string, to: string, edge: Graph
   sum.users = Math.max(sum.users, edge.users);
   sum.contained ||= edge.contained;
   if (edge.last && (!sum.last || edge.last > sum.last)) sum.last = edge.last;
-  for (const [reason, n] of Object.entries(edge.reasons)) sum.reasons[reason] = (sum.reasons[reason] ?? 0) + n;
+  for (const [reason, n, reported] of apart(edge)) {
+    if (n) sum.reasons[reason] = (sum.reasons[reason] ?? 0) + n;
+    if (reported) sum.reportedReasons[reason] = (sum.reportedReasons[reason] ?? 0) + reported;
+  }
   sum.history = addHistory(sum.history, edge.history);
   sum.parts.push(edge);
+}
+
+/** Each reason with how often it stopped, and how often it only would have. */
+function apart(edge: GraphEdge): [string, number, number][] {
+  return Object.entries(edge.reasons).map(([reason, n]) => {
+    const reported = edge.reported_reasons?.[reason] ?? (edge.denied === 0 ? n : 0);
+    return [reason, n - reported, reported];
+  });
 }
 
 function weighted(a: number | null, na: number, b: number | null, nb: number): number | null {
@@ -157,7 +176,7 @@ function steps(points: HistoryPoint[], now: number, fine: number): (HistoryPoint
   return made;
 }
 
-export interface Stop { reason: string; count: number; places: { from: string; to: string; count: number }[] }
+export interface Stop { reason: string; reported: boolean; count: number; places: { from: string; to: string; count: number }[] }
 export interface Totals { requests: number; calls: number; denied: number; reported: number; errors: number; atEdge: number; stops: Stop[] }
 
 export function totals(graph: Graph): Totals {
@@ -171,14 +190,17 @@ export function totals(graph: Graph): Totals {
     } else sum.calls += edge.requests;
     sum.denied += edge.denied;
     sum.reported += edge.reported;
-    for (const [reason, n] of Object.entries(edge.reasons)) {
-      const stop = stops.get(reason) ?? { reason, count: 0, places: [] };
-      stop.count += n;
-      stop.places.push({ from: edge.caller ?? "clients", to: edge.service ?? "nowhere", count: n });
-      stops.set(reason, stop);
+    for (const [reason, denied, reported] of apart(edge)) {
+      for (const [n, only] of [[denied, false], [reported, true]] as const) {
+        if (n === 0) continue;
+        const stop = stops.get(`${reason}/${only}`) ?? { reason, reported: only, count: 0, places: [] };
+        stop.count += n;
+        stop.places.push({ from: edge.caller ?? "clients", to: edge.service ?? "nowhere", count: n });
+        stops.set(`${reason}/${only}`, stop);
+      }
     }
   }
-  sum.stops = [...stops.values()].sort((a, b) => b.count - a.count);
+  sum.stops = [...stops.values()].sort((a, b) => Number(a.reported) - Number(b.reported) || b.count - a.count);
   for (const stop of sum.stops) stop.places.sort((a, b) => b.count - a.count);
   return sum;
 }
@@ -213,7 +235,11 @@ export function grouped(whole: Flow, open: ReadonlySet<string>): Flow {
     const target = nodes.get(to);
     if (target?.kind === "group") count(target, edge);
     if (from === edge.from && to === edge.to) edges.set(edge.id, edge);
-    else if (from !== to) for (const part of edge.parts) add(edges, from, to, part);
+    else if (from !== to) {
+      for (const part of edge.parts) add(edges, from, to, part);
+      const sum = edges.get(`${from}\u0000${to}`);
+      if (sum) sum.contained ||= edge.contained;
+    }
   }
   return { ...whole, nodes: [...nodes.values()], edges: [...edges.values()] };
 }

@@ -35,7 +35,9 @@ export interface HistoryPoint { at: string; seconds?: number; requests: number; 
 export interface GraphEdge {
   caller: string | null; service: string | null; hop: "edge" | "mesh"; requests: number; denied: number; reported: number; errors: number; rate: number;
   p50_us: number | null; p99_us: number | null; guard_p50_us: number | null; bytes_in: number; bytes_out: number; users: number; last: string | null; contained: boolean;
-  reasons: Record<string, number>; operations: OperationCount[]; history: HistoryPoint[];
+  reasons: Record<string, number>;
+  /** Of the reasons, what was let pass. */
+  reported_reasons?: Record<string, number>; operations: OperationCount[]; history: HistoryPoint[];
 }
 export interface LimitUse { name: string; service: string | null; used_max: number }
 export interface Graph { seconds: number; window_seconds: number; now: string; dropped_keys: number; nodes: GraphNode[]; edges: GraphEdge[]; limits?: LimitUse[] }

@@ -111,7 +111,10 @@ struct Edge {
     users: u64,
     last: Option<Timestamp>,
     contained: bool,
+    /// Why requests were refused, or would have been in mode enforce.
     reasons: BTreeMap<&'static str, u64>,
+    /// Of these, the ones that only would have been.
+    reported_reasons: BTreeMap<&'static str, u64>,
     operations: Vec<Operation>,
     #[serde(skip_serializing_if = "Option::is_none")]
     history: Option<Vec<Step>>,
@@ -161,8 +164,11 @@ struct Operation {
 #[derive(Serialize)]
 struct Step {
     at: Timestamp,
+    /// How long the step is.
+    seconds: u64,
     requests: u64,
     denied: u64,
+    reported: u64,
     errors: u64,
     p99_us: Option<u64>,
 }
@@ -242,9 +248,14 @@ impl Edge {
         #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
         let rate = (figures.requests as f64 / covered as f64 * 100.0).round() / 100.0;
         let mut reasons = BTreeMap::new();
+        let mut reported_reasons = BTreeMap::new();
         for (outcome, count) in stats.outcomes.iter() {
             if let Outcome::Denied(reason) | Outcome::Reported(reason) = outcome {
                 let so_far: &mut u64 = reasons.entry(reason.code()).or_default();
+                *so_far = so_far.saturating_add(count);
+            }
+            if let Outcome::Reported(reason) = outcome {
+                let so_far: &mut u64 = reported_reasons.entry(reason.code()).or_default();
                 *so_far = so_far.saturating_add(count);
             }
         }
@@ -265,6 +276,7 @@ impl Edge {
             last: microseconds(stats.last_us),
             contained: false,
             reasons,
+            reported_reasons,
             operations: gathered
                 .operations
                 .iter()
@@ -296,8 +308,10 @@ fn place(key: &EdgeKey) -> Place<'_> {
 fn step(span: &Span, stats: &EdgeStats) -> Step {
     Step {
         at: timestamp(span.start),
+        seconds: span.seconds,
         requests: stats.outcomes.requests(),
         denied: stats.outcomes.denied(),
+        reported: stats.outcomes.reported(),
         errors: stats.errors(),
         p99_us: stats.duration_us.quantile(0.99),
     }
@@ -376,6 +390,7 @@ mod tests {
 
     use super::*;
     use crate::windows::History;
+    use serde_json::json;
 
     const NOW: u64 = 1_800_000_000;
 
@@ -408,6 +423,10 @@ mod tests {
             reason: Some(Reason::AuthzUser),
             operation: Some(String::from("orders:write")),
             ..event(None, Some("orders"))
+        });
+        counts.add(&Event {
+            reason: Some(Reason::SchemaResponse),
+            ..event(Some("orders"), Some("payments"))
         });
         counts.add(&Event {
             verdict: Verdict::Deny,
@@ -443,11 +462,17 @@ mod tests {
                 ("edge", "clients", "gateway", 2, 2, 0),
                 ("edge", "clients", "orders", 20, 2, 0),
                 ("mesh", "gateway", "orders", 18, 0, 0),
-                ("mesh", "orders", "payments", 2, 0, 2),
+                ("mesh", "orders", "payments", 4, 0, 2),
             ]
         );
         let orders = &edges[1];
         assert_eq!(orders["reasons"]["authz.user"], 2);
+        assert_eq!(orders["reported_reasons"], json!({}));
+        let payments = edges
+            .iter()
+            .find(|edge| edge["service"] == "payments")
+            .unwrap();
+        assert_eq!(payments["reported_reasons"], json!({"schema.response": 2}));
         assert_eq!(orders["operations"].as_array().unwrap().len(), 2);
         assert_eq!(orders["operations"][0]["operation"], "orders:read");
         assert_eq!(orders["operations"][0]["requests"], 18);
@@ -458,6 +483,11 @@ mod tests {
         assert_eq!(history.len(), 2);
         assert_eq!(history[0]["at"], "2027-01-15T08:00:00Z");
         assert_eq!(history[0]["requests"], 10);
+        assert_eq!(
+            (&history[0]["seconds"], &history[0]["reported"]),
+            (&json!(10), &json!(0))
+        );
+        assert_eq!(payments["history"][0]["reported"], 1);
         let p50 = orders["p50_us"].as_u64().unwrap();
         assert!((1_960..=2_000).contains(&p50), "{p50}");
         let asked = Asked {
