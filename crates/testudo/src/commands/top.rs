@@ -38,7 +38,8 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(clap::Args)]
 #[command(after_help = "\
 Keys: / filters by any text (service, operation, user, reason, path, proxy), esc clears it, space pauses, q quits.
-Rates are of what control was told: under heavy load proxies send it a part of the permits and every denial.")]
+The table counts every request of the last minute on each edge of the mesh. Under a filter, and below the table,
+it is what control was told: every denial, and under heavy load a part of the permits.")]
 pub(crate) struct Args {
     /// Show only what contains this text
     #[arg(long, value_name = "TEXT", default_value = "")]
@@ -160,13 +161,20 @@ fn take(state: &mut State, reader: &mut sse::Reader, chunk: &[u8]) {
 async fn refresh(api: &Api, state: &mut State) -> Result<(), Failure> {
     state.set_status(&api.get("status").await?);
     state.set_proxies(&api.get("proxies").await?);
-    // An older control has none.
-    match api.try_get("incidents?state=open").await {
-        Ok(incidents) => state.set_incidents(Some(&incidents)),
-        Err(ApiError::Refused(_)) => state.set_incidents(None::<&Value>),
-        Err(error) => return Err(error.into_failure()),
-    }
+    // An older control has neither.
+    let incidents = if_there(api.try_get("incidents?state=open").await)?;
+    state.set_incidents(incidents.as_ref());
+    let graph = if_there(api.try_get("graph?seconds=60&history=false").await)?;
+    state.set_graph(graph.as_ref());
     Ok(())
+}
+
+fn if_there(answer: Result<Value, ApiError>) -> Result<Option<Value>, Failure> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(ApiError::Refused(_)) => Ok(None),
+        Err(error) => Err(error.into_failure()),
+    }
 }
 
 /// What a key does; true: it ends.

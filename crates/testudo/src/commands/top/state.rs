@@ -33,6 +33,17 @@ pub(super) struct State {
     pub(super) proxies: Vec<Proxy>,
     /// `None`: this control has none.
     pub(super) incidents: Option<Vec<Incident>>,
+    /// What proxies counted on each edge, all of it; `None`: this control does not know.
+    pub(super) edges: Option<Vec<Edge>>,
+}
+
+/// One edge of the mesh in the last minute, busiest first.
+#[derive(Clone, Debug)]
+pub(super) struct Edge {
+    pub(super) rate: f64,
+    pub(super) from_clients: bool,
+    /// `orders → payments`.
+    pub(super) counts: Counts,
 }
 
 /// One decision, as much of it as is shown.
@@ -170,6 +181,19 @@ impl State {
             .collect();
     }
 
+    pub(super) fn set_graph(&mut self, graph: Option<&Value>) {
+        let edges = graph.and_then(|graph| graph.get("edges")?.as_array());
+        self.edges = edges.map(|list| {
+            let mut edges: Vec<Edge> = list.iter().map(Edge::of).collect();
+            edges.sort_by(|a, b| {
+                b.rate
+                    .total_cmp(&a.rate)
+                    .then_with(|| a.counts.name.cmp(&b.counts.name))
+            });
+            edges
+        });
+    }
+
     pub(super) fn set_incidents(&mut self, incidents: Option<&Value>) {
         self.incidents = incidents.and_then(Value::as_array).map(|list| {
             let of = |incident: &Value| Incident {
@@ -178,6 +202,26 @@ impl State {
             };
             list.iter().map(of).collect()
         });
+    }
+}
+
+impl Edge {
+    fn of(edge: &Value) -> Edge {
+        let number = |name: &str| edge.get(name).and_then(Value::as_u64).unwrap_or_default();
+        let count = |name: &str| usize::try_from(number(name)).unwrap_or(usize::MAX);
+        Edge {
+            rate: edge.get("rate").and_then(Value::as_f64).unwrap_or_default(),
+            from_clients: text(edge, "hop") == "edge",
+            counts: Counts {
+                name: format!("{} → {}", text(edge, "caller"), text(edge, "service")),
+                requests: count("requests"),
+                denied: count("denied"),
+                reported: count("reported"),
+                errors: count("errors"),
+                p50_us: number("p50_us"),
+                p99_us: number("p99_us"),
+            },
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Row, Sparkline, Table};
 
-use super::state::{Counts, Decision, State, WINDOW, counted};
+use super::state::{Counts, Decision, Edge, State, WINDOW, counted};
 use crate::terminal::escape;
 
 const DIM: Style = Style::new().add_modifier(Modifier::DIM);
@@ -68,7 +68,9 @@ fn draw_at(state: &State, now: jiff::Timestamp, frame: &mut Frame<'_>) {
     .areas(frame.area());
     frame.render_widget(headline(shown, &recent, now), head);
     sparkline(frame, spark, &recent, now);
-    frame.render_widget(services_table(&recent, now), services);
+    let edges = shown.edges.as_deref().filter(|_| filter.is_empty());
+    let busiest = edges.map_or_else(|| services_table(&recent, now), edges_table);
+    frame.render_widget(busiest, services);
     let [operations, reasons] = beside().areas(middle);
     frame.render_widget(operations_table(&recent), operations);
     frame.render_widget(reasons_table(&recent), reasons);
@@ -86,7 +88,16 @@ fn beside() -> Layout {
 fn headline<'a>(state: &State, recent: &[&Decision], now: jiff::Timestamp) -> Line<'a> {
     let ready = state.proxies.iter().filter(|proxy| proxy.ready).count();
     let of_edge = recent.iter().filter(|decision| decision.edge);
-    let rate = rate(of_edge.filter(|decision| is_young(decision, now)).count());
+    let rate = match &state.edges {
+        Some(edges) => per_second(
+            edges
+                .iter()
+                .filter(|edge| edge.from_clients)
+                .map(|edge| edge.rate)
+                .sum(),
+        ),
+        None => rate(of_edge.filter(|decision| is_young(decision, now)).count()),
+    };
     let denied = recent.iter().filter(|decision| decision.denied).count();
     let mut line = vec![
         Span::styled("testudo top", BOLD),
@@ -132,6 +143,14 @@ fn rate(count: usize) -> String {
     }
 }
 
+fn per_second(rate: f64) -> String {
+    if rate < 10.0 {
+        format!("{rate:.1}")
+    } else {
+        format!("{rate:.0}")
+    }
+}
+
 /// Decisions in each second of the window, denials beneath.
 fn sparkline(frame: &mut Frame<'_>, area: Rect, recent: &[&Decision], now: jiff::Timestamp) {
     let seconds = usize::try_from(WINDOW).unwrap_or(60);
@@ -171,27 +190,44 @@ fn services_table<'a>(recent: &[&'a Decision], now: jiff::Timestamp) -> Table<'a
     };
     let all = counted(recent.iter().copied(), |decision| &decision.service);
     let rows = all.into_iter().map(|counts| {
-        let style = if counts.denied > 0 {
-            RED
-        } else if counts.reported > 0 {
-            YELLOW
-        } else {
-            Style::new()
-        };
         let rate = rate(of(&counts.name));
-        Row::new([
-            name_of(&counts.name),
-            format!("{rate:>7}"),
-            number(counts.denied),
-            number(counts.reported),
-            number(counts.errors),
-            format!("{:>9}", duration(counts.p50_us)),
-            format!("{:>9}", duration(counts.p99_us)),
-        ])
-        .style(style)
+        counts_row(name_of(&counts.name), &rate, &counts)
     });
+    counts_table("SERVICE", rows)
+}
+
+/// Who calls whom, as the proxies counted it.
+fn edges_table<'a>(edges: &[Edge]) -> Table<'a> {
+    let rows = edges.iter().map(|edge| {
+        let rate = per_second(edge.rate);
+        counts_row(escape(&edge.counts.name), &rate, &edge.counts)
+    });
+    counts_table("CALLER → SERVICE", rows)
+}
+
+fn counts_row<'a>(name: String, rate: &str, counts: &Counts) -> Row<'a> {
+    let style = if counts.denied > 0 {
+        RED
+    } else if counts.reported > 0 {
+        YELLOW
+    } else {
+        Style::new()
+    };
+    Row::new([
+        name,
+        format!("{rate:>7}"),
+        number(counts.denied),
+        number(counts.reported),
+        number(counts.errors),
+        format!("{:>9}", duration(counts.p50_us)),
+        format!("{:>9}", duration(counts.p99_us)),
+    ])
+    .style(style)
+}
+
+fn counts_table<'a>(title: &'a str, rows: impl Iterator<Item = Row<'a>>) -> Table<'a> {
     let header = [
-        "SERVICE",
+        title,
         "     /s",
         " DENIED",
         " REPORT",
@@ -418,6 +454,11 @@ mod tests {
             &json!([{"severity": "high", "title": "shop:bob read 214 orders in 60 s"}]),
         ));
         insta::assert_snapshot!(without_clock(&text_at(&state, now, (80, 24))));
+        state.set_graph(Some(&json!({"edges": [
+            {"caller": "orders", "service": "payments", "hop": "mesh", "requests": 30, "denied": 2, "reported": 0, "errors": 1, "rate": 0.5, "p50_us": 900, "p99_us": 4000},
+            {"caller": "clients", "service": "orders", "hop": "edge", "requests": 1200, "denied": 0, "reported": 3, "errors": 0, "rate": 20.0, "p50_us": 2100, "p99_us": 31000},
+        ]})));
+        insta::assert_snapshot!(without_clock(&text_at(&state, now, (80, 24))));
         for size in [(1, 1), (20, 5), (40, 10), (300, 100)] {
             text_at(&state, now, size);
         }
@@ -426,6 +467,10 @@ mod tests {
     #[test]
     fn a_filter_narrows_and_a_pause_holds_everything_still() {
         let (mut state, now) = filled();
+        state.set_graph(Some(
+            &json!({"edges": [{"caller": "clients", "service": "everything"}]}),
+        ));
+        assert!(text_at(&state, now, (80, 24)).contains("clients → everything"));
         state.filter = "bob".into();
         let text = text_at(&state, now, (80, 24));
         assert!(
@@ -459,6 +504,9 @@ mod tests {
         state.trust_domain = "\u{1b}c".into();
         state.set_proxies(&json!([{"name": "\u{1b}c", "error": "\u{1b}[0m", "ready": false}]));
         state.set_incidents(Some(&json!([{"severity": "\u{1b}", "title": "\u{9b}"}])));
+        state.set_graph(Some(
+            &json!({"edges": [{"caller": "\u{1b}[2J", "service": "\u{7}", "rate": 1.0}]}),
+        ));
         let text = text_at(&state, now, (200, 60));
         assert!(
             text.chars()
