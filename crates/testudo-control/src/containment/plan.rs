@@ -10,6 +10,7 @@ use testudo_model::Hop;
 use testudo_policy::api::ApiModel;
 use testudo_policy::config::{Config, Respond, Watch};
 
+use super::traffic::Usual;
 use super::{Action, By, ContainRequest, Containment, Kind, Stored, Traffic};
 use crate::store::StoreError;
 
@@ -143,14 +144,10 @@ pub(super) fn plan(request: &ContainRequest, facts: &Facts<'_>) -> Result<Planne
     let now = facts.now;
     let same = |stored: &&Stored| is_same_place(&stored.containment, request);
     let existing = facts.known.iter().find(same);
+    if request.by == By::Watch {
+        check_released(request, facts)?;
+    }
     if let (By::Watch, Some(stored)) = (request.by, existing) {
-        if let Some(at) = stored.released.filter(|_| stored.is_remembered(now)) {
-            return Err(ContainError::Released {
-                principal: request.principal.clone(),
-                place: place(request).to_owned(),
-                until: timestamp(at.saturating_add(super::HANDS_OFF.as_secs())),
-            });
-        }
         // What an administrator wanted, no detector changes.
         if stored.is_active(now) && stored.containment.by == By::Admin {
             return Ok(Planned::Unchanged(stored.containment.clone()));
@@ -167,7 +164,7 @@ pub(super) fn plan(request: &ContainRequest, facts: &Facts<'_>) -> Result<Planne
     check_room(request, existing, facts)?;
     let traffic = (facts.traffic)();
     let usual = traffic.usual(request.anomaly_since);
-    let planned = repeated.unwrap_or_else(|| new(request, existing, &traffic, facts));
+    let planned = repeated.unwrap_or_else(|| new(request, existing, &usual, facts));
     if let Planned::Changed { stored, .. } = &planned {
         check_verified(request, &traffic)?;
         check_harm(request, &stored.containment, (&traffic, &usual), facts)?;
@@ -190,7 +187,7 @@ pub(super) fn forbidden_now(containment: &Containment, watch: &Watch) -> Option<
 fn new(
     request: &ContainRequest,
     existing: Option<&Stored>,
-    traffic: &Traffic,
+    usual: &Usual,
     facts: &Facts<'_>,
 ) -> Planned {
     let action = match request.by {
@@ -198,7 +195,7 @@ fn new(
         By::Admin => request.action,
     };
     let since = timestamp(facts.now);
-    let rate = request.rate.unwrap_or_else(|| usual_rate(request, traffic));
+    let rate = request.rate.unwrap_or_else(|| usual_rate(request, usual));
     let containment = Containment {
         // Of one principal at one place there is one: its id stays.
         id: existing.map_or_else(new_id, |stored| stored.containment.id.clone()),
@@ -345,6 +342,27 @@ fn check_names(request: &ContainRequest, facts: &Facts<'_>) -> Result<(), Contai
     }
 }
 
+/// Another detector, or another operation of the service, is no way around an administrator's word.
+fn check_released(request: &ContainRequest, facts: &Facts<'_>) -> Result<(), ContainError> {
+    let released = facts.known.iter().filter_map(|stored| {
+        let other = &stored.containment;
+        let same = other.kind == request.kind
+            && other.principal == request.principal
+            && other.service == request.service;
+        stored
+            .released
+            .filter(|_| same && stored.is_remembered(facts.now))
+    });
+    match released.max() {
+        None => Ok(()),
+        Some(at) => Err(ContainError::Released {
+            principal: request.principal.clone(),
+            place: request.service.clone(),
+            until: timestamp(at.saturating_add(super::HANDS_OFF.as_secs())),
+        }),
+    }
+}
+
 fn check_room(
     request: &ContainRequest,
     existing: Option<&Stored>,
@@ -394,7 +412,7 @@ fn check_verified(request: &ContainRequest, traffic: &Traffic) -> Result<(), Con
 fn check_harm(
     request: &ContainRequest,
     planned: &Containment,
-    (traffic, usual): (&Traffic, &Traffic),
+    (traffic, usual): (&Traffic, &Usual),
     facts: &Facts<'_>,
 ) -> Result<(), ContainError> {
     if request.force && request.by == By::Admin {
@@ -407,9 +425,10 @@ fn check_harm(
     let share = match request.by {
         By::Watch => {
             let automatic = others.iter().filter(|other| other.by == By::Watch);
-            touched(automatic.copied().chain([planned]), usual)
+            let all: Vec<_> = automatic.copied().chain([planned]).collect();
+            usual.measure(|part| touched(&all, part))
         }
-        By::Admin => touched([planned], usual),
+        By::Admin => usual.measure(|part| touched(&[planned], part)),
     };
     let max = facts.config.watch.max_share;
     if share > max {
@@ -430,7 +449,7 @@ fn check_harm(
 
 /// The share of the usual traffic (0 to 1) that these stop: all of a denied principal's, and of a
 /// throttled one's what is over the rate. So a throttle to what is usual touches nothing.
-fn touched<'a>(containments: impl IntoIterator<Item = &'a Containment>, usual: &Traffic) -> f64 {
+fn touched(containments: &[&Containment], usual: &Traffic) -> f64 {
     let total = usual.total();
     if total == 0 {
         return 0.0;
@@ -471,24 +490,24 @@ fn is_last(planned: &Containment, others: &[&Containment], traffic: &Traffic) ->
     uses && !left
 }
 
-fn usual_rate(request: &ContainRequest, traffic: &Traffic) -> f64 {
-    // Only what was before the anomaly says what is usual; on a mesh that is new, nothing does.
-    let Some(moment) = request.anomaly_since else {
+/// What the principal usually asks for there, in requests a second; at least one.
+fn usual_rate(request: &ContainRequest, usual: &Usual) -> f64 {
+    // Only what was before an anomaly says what is usual.
+    if request.anomaly_since.is_none() {
         return 1.0;
-    };
-    let before = || traffic.calls.iter().filter(|call| call.at < moment);
-    let own = |hop| -> u64 {
-        let calls = before().filter(|call| {
-            call.hop == hop
-                && call.is_of(request.kind, &request.principal)
-                && call.is_at(&request.service, request.operation.as_deref())
-        });
-        calls.map(|call| call.served).sum()
-    };
-    let count = own(Hop::Edge).max(own(Hop::Mesh));
-    let first = before().map(|call| call.at).min().unwrap_or(moment);
-    let seconds = moment.saturating_sub(first).max(1);
-    (as_f64(count) / as_f64(seconds)).max(1.0).ceil()
+    }
+    let rate = usual.measure(|part| {
+        let own = |hop| -> u64 {
+            let calls = part.calls.iter().filter(|call| {
+                call.hop == hop
+                    && call.is_of(request.kind, &request.principal)
+                    && call.is_at(&request.service, request.operation.as_deref())
+            });
+            calls.map(|call| call.served).sum()
+        };
+        as_f64(own(Hop::Edge).max(own(Hop::Mesh))) / as_f64(part.seconds())
+    });
+    rate.max(1.0).ceil()
 }
 
 fn length(request: &ContainRequest, facts: &Facts<'_>) -> Duration {

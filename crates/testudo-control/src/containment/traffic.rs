@@ -1,7 +1,7 @@
 //! What was asked of what by whom in the last minutes: the measure of what a containment would touch.
 //! Complete windows say it of everything; what came since the last one, the decisions say.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use testudo_model::{Event, Hop, Reason, Verdict};
@@ -14,15 +14,18 @@ use crate::Control;
 use crate::decisions::{Decisions, Filter};
 
 /// What was usual is looked for in so much of the past (seconds).
-const LOOK_BACK: u64 = 300;
+const LOOK_BACK: u64 = 600;
 /// The past is kept in steps of so many seconds: an anomaly may begin soon after the mesh did.
 const STEP: u64 = WINDOW_SECONDS;
 /// Principals and places of one step; what finds no room is part of the total alone.
-const KEYS: usize = 2048;
+const KEYS: usize = 1024;
 /// Decisions that are looked at.
 const EVENTS: usize = 8192;
-/// So many requests are enough to say what is usual.
+/// So many requests, in so many seconds, are enough to say what is usual.
 const ENOUGH: u64 = 50;
+const ENOUGH_SECONDS: u64 = 60;
+/// A detector may need so many seconds to see what is plain.
+const DETECTED_AFTER: u64 = 6;
 /// Stopped within so many seconds is stopped now.
 const RECENT: i64 = 6;
 
@@ -54,33 +57,61 @@ pub struct Traffic {
     pub calls: Vec<Call>,
     /// Requests that were served: when, and how many.
     pub served: Vec<(u64, u64)>,
-    /// When it ends, in seconds since the epoch.
+    /// When it begins, in seconds since the epoch.
+    pub from: u64,
+    /// When it ends.
     pub until: u64,
 }
 
+/// What is usual, in parts of the past: of what is asked of each, the lower quartile counts.
+pub(super) struct Usual {
+    parts: Vec<Traffic>,
+}
+
+impl Usual {
+    /// The lower quartile over the parts.
+    pub(super) fn measure(&self, of: impl Fn(&Traffic) -> f64) -> f64 {
+        let mut found: Vec<f64> = self.parts.iter().map(of).collect();
+        found.sort_by(f64::total_cmp);
+        found.get(found.len() / 4).copied().unwrap_or(0.0)
+    }
+}
+
 impl Traffic {
-    /// What was served before `moment`; all that was served, where that is too little to tell.
-    pub(super) fn usual(&self, moment: Option<u64>) -> Traffic {
-        let before = |at: u64| moment.is_none_or(|moment| at < moment);
-        let earlier = self.served.iter().filter(|(at, _)| before(*at));
-        let earlier: u64 = earlier.map(|(_, count)| count).sum();
-        match moment {
-            Some(moment) if earlier >= ENOUGH => Traffic {
-                calls: self
-                    .calls
-                    .iter()
-                    .filter(|call| before(call.at))
-                    .cloned()
-                    .collect(),
-                served: self
-                    .served
-                    .iter()
-                    .filter(|(at, _)| before(*at))
-                    .copied()
-                    .collect(),
-                until: moment.min(self.until),
-            },
-            Some(_) | None => self.clone(),
+    /// What is usual apart from an anomaly that began about `moment`: what was before it, as a whole.
+    /// Where the mesh is too young for that, every step that is known, of which an anomaly that is as
+    /// young fills the smaller part. Without an anomaly, everything.
+    pub(super) fn usual(&self, moment: Option<u64>) -> Usual {
+        let Some(moment) = moment else {
+            return Usual {
+                parts: vec![self.clone()],
+            };
+        };
+        let before = self.between(0, moment.saturating_sub(DETECTED_AFTER));
+        if before.seconds() >= ENOUGH_SECONDS && before.total() >= ENOUGH {
+            return Usual {
+                parts: vec![before],
+            };
+        }
+        let steps: BTreeSet<u64> = self.served.iter().map(|(at, _)| at - at % STEP).collect();
+        let parts = steps
+            .into_iter()
+            .map(|start| self.between(start, start + STEP));
+        Usual {
+            parts: parts.collect(),
+        }
+    }
+
+    /// From one moment to before another.
+    fn between(&self, from: u64, until: u64) -> Traffic {
+        let is_in = |at: u64| (from..until).contains(&at);
+        let calls = self.calls.iter().filter(|call| is_in(call.at));
+        let served = self.served.iter().filter(|(at, _)| is_in(*at));
+        Traffic {
+            calls: calls.cloned().collect(),
+            served: served.copied().collect(),
+            from: self.from.max(from),
+            until: self.until.min(until),
         }
     }
 
@@ -89,11 +120,9 @@ impl Traffic {
         self.served.iter().map(|(_, count)| count).sum()
     }
 
-    /// Seconds from the first of them to the end, at least one.
+    /// How long it is, in seconds; at least one.
     pub(super) fn seconds(&self) -> u64 {
-        let first = self.served.iter().map(|(at, _)| *at).min();
-        let first = first.unwrap_or(self.until);
-        self.until.saturating_sub(first).max(1)
+        self.until.saturating_sub(self.from).max(1)
     }
 }
 
@@ -175,6 +204,9 @@ impl Past {
         for event in decisions.newest(&Filter::default(), EVENTS) {
             traffic.add(&event, oldest);
         }
+        // What is known of a step is known at its end.
+        let first = traffic.served.iter().map(|(at, _)| *at).min();
+        traffic.from = first.map_or(now, |first| first - first % STEP);
         *said = (now, Arc::new(traffic));
         Arc::clone(&said.1)
     }
@@ -376,19 +408,26 @@ mod tests {
         // One that a window has counted already.
         decisions.add(crate::decisions::tests::event("orders", None, second - 60));
         let traffic = past.with(&decisions, now);
-        assert_eq!(traffic.total(), 3 * 150 + 1, "five minutes, and one");
-        assert!((300..=312).contains(&traffic.seconds()));
+        assert_eq!(traffic.total(), 3 * 300 + 1, "ten minutes, and one");
+        assert!((600..=612).contains(&traffic.seconds()));
         let of = |kind, name: &str| -> u64 {
             let calls = traffic.calls.iter().filter(|call| call.is_of(kind, name));
             calls.map(|call| call.served).sum()
         };
-        assert_eq!(of(Kind::Service, "storefront"), 450);
-        assert_eq!(of(Kind::User, "anonymous"), 150);
+        assert_eq!(of(Kind::Service, "storefront"), 900);
+        assert_eq!(of(Kind::User, "anonymous"), 300);
         assert_eq!(of(Kind::User, "shop:bob"), 1);
         // What is usual ends before an anomaly began.
+        let whole = |traffic: &Traffic| (traffic.until - traffic.from) as f64;
         let usual = traffic.usual(Some(now - 100));
-        assert!(usual.total() <= 3 * 106 && usual.until == now - 100);
-        assert!(usual.calls.iter().all(|call| call.at < now - 100));
-        assert_eq!(traffic.usual(Some(now - 400)).total(), traffic.total());
+        assert_eq!(usual.parts.len(), 1);
+        assert_eq!(usual.parts[0].until, now - 106);
+        assert!(usual.measure(whole) >= 60.0);
+        assert!(usual.parts[0].calls.iter().all(|call| call.at < now - 106));
+        // With too little before it, steps are looked at one by one.
+        let usual = traffic.usual(Some(now - 600));
+        assert_eq!(usual.parts.len(), 301);
+        assert!((usual.measure(|step| step.total() as f64) - 3.0).abs() < 0.1);
+        assert_eq!(traffic.usual(None).parts[0].total(), traffic.total());
     }
 }

@@ -2,7 +2,8 @@
 //! and without a control plane, and what everybody sees of it.
 
 use std::process::Output;
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -559,4 +560,116 @@ fn without_control_containments_go_on_and_end_and_modes_can_be_set() {
             .unwrap()
             .is_empty()
     });
+}
+
+/// Asks for an order now and then, as honest people do, until it is dropped; says what was not answered.
+struct Shopper {
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<Vec<Response>>,
+}
+
+impl Shopper {
+    fn start(world: &World, user: &str) -> Shopper {
+        let authorization = format!("Bearer {}", world.issuer.token(user, &["customer"]));
+        let edge = world.mesh.edge(HOST);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut denied = Vec::new();
+            for order in (1..=5).cycle() {
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                let headers = [("authorization", authorization.as_str())];
+                let path = format!("/orders/{order}");
+                let response = edge.send("GET", HOST, &path, &headers, b"");
+                if response.status != 200 {
+                    denied.push(response);
+                }
+                std::thread::sleep(Duration::from_millis(60));
+            }
+            denied
+        });
+        Shopper { stop, thread }
+    }
+
+    fn denied(self) -> Vec<Response> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+/// Has a mesh of its own: its detectors know nothing of the other tests.
+#[test]
+fn who_walks_through_orders_is_contained_by_itself_and_nobody_else_is() {
+    let world = World::start();
+    let shoppers = ["alice", "carol", "dave"].map(|user| Shopper::start(&world, user));
+    std::thread::sleep(Duration::from_secs(8));
+    // Forged tokens that name alice, and somebody who really reads what is not his business.
+    let forger = Issuer::new();
+    let start = Instant::now();
+    let (mut order, mut first, mut denied) = (0, None, None);
+    while denied.is_none() && start.elapsed() < Duration::from_secs(60) {
+        order += 1;
+        let forged = format!("Bearer {}", forger.token("alice", &["customer"]));
+        let headers = [("authorization", forged.as_str())];
+        let path = format!("/orders/{order}");
+        let forged = world
+            .mesh
+            .edge(HOST)
+            .send("GET", HOST, &path, &headers, b"");
+        assert_eq!(forged.reason().as_deref(), Some("authn.invalid"));
+        if world.is_contained("bob", &path) {
+            first.get_or_insert_with(|| start.elapsed());
+            let list = world.mesh.get("/api/v1/containments");
+            if list[0]["action"] == "deny" {
+                denied = Some(list);
+            }
+        }
+    }
+    let denied = denied.unwrap_or_else(|| {
+        panic!(
+            "contained after {first:?}: {} {}",
+            world.mesh.get("/api/v1/containments"),
+            world.mesh.get("/api/v1/incidents?state=all")
+        )
+    });
+    assert!(
+        first.unwrap() < Duration::from_secs(15),
+        "throttled after {first:?}"
+    );
+    let [contained] = denied.as_array().unwrap().as_slice() else {
+        panic!("bob alone is contained: {denied}");
+    };
+    assert_eq!(contained["principal"], "e2e:bob");
+    assert_eq!(contained["by"], "watch");
+    let incidents = world.mesh.get("/api/v1/incidents?state=all");
+    let own = incidents.as_array().unwrap().iter();
+    let mut own = own.filter(|incident| incident["id"] == contained["incident"]);
+    assert_eq!(own.next().unwrap()["containment"]["id"], contained["id"]);
+    for shopper in shoppers {
+        let denied = shopper.denied();
+        assert!(denied.is_empty(), "{:?}", denied.first());
+    }
+    // Undone by one command, and it stays so.
+    let id = contained["id"].as_str().unwrap();
+    said(&world.mesh.testudo(&["watch", "release", id]));
+    wait_for("bob to be free", || !world.is_contained("bob", "/orders/1"));
+    for order in 1..200 {
+        assert!(!world.is_contained("bob", &format!("/orders/{order}")));
+    }
+    let actions = world.audit_since(0);
+    let own: Vec<&str> = actions
+        .iter()
+        .map(String::as_str)
+        .filter(|action| action.starts_with("containment."))
+        .collect();
+    assert_eq!(
+        own,
+        [
+            "containment.added",
+            "containment.escalated",
+            "containment.released"
+        ]
+    );
 }

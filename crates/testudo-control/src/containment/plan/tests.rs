@@ -43,6 +43,7 @@ impl World {
         let mut world = World {
             checked,
             traffic: Traffic {
+                from: NOW - 120,
                 until: NOW,
                 ..Traffic::default()
             },
@@ -379,6 +380,11 @@ fn what_an_administrator_did_no_detector_undoes() {
     world.known.last_mut().unwrap().released = Some(world.now);
     let refusal = world.refusal(&watch("shop:u2", Action::Deny));
     assert!(refusal.contains("released"), "{refusal}");
+    let elsewhere = ContainRequest {
+        operation: None,
+        ..watch("shop:u2", Action::Deny)
+    };
+    assert!(world.refusal(&elsewhere).contains("released"));
     world.now += 3_600;
     world.apply(&watch("shop:u2", Action::Deny)).unwrap();
 }
