@@ -278,6 +278,8 @@ pub struct Service {
     pub api: ApiConfig,
     /// What is asked of users.
     pub user: UserRule,
+    /// Where that stands, if it is written.
+    pub user_span: Option<Span>,
     /// Operations of others that it may call without a user.
     pub acts_alone: ActsAlone,
     /// The same with the place of each.

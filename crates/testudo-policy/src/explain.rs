@@ -151,7 +151,7 @@ mod tests {
     fn commands_in_texts_exist() {
         let known = [
             "check", "explain", "up", "observe", "can", "identity", "proxy", "doctor", "schema",
-            "why", "watch", "mode", "policy", "audit",
+            "why", "control", "watch", "mode", "policy", "audit",
         ];
         let command = regex::Regex::new(r"`testudo ([a-z-]+)").unwrap();
         for explanation in all() {

@@ -12,6 +12,8 @@ use crate::yaml::{self, Node};
 
 /// Folder of policies where `policies:` is left out.
 pub(crate) const DEFAULT_POLICIES: &str = "policies";
+/// Folder of specifications.
+const APIS: &str = "apis";
 /// Folder of policy tests.
 const TESTS: &str = "tests";
 
@@ -56,6 +58,23 @@ impl Collector<'_> {
             None => self.policies(DEFAULT_POLICIES, None),
         }
         self.tests(&root);
+        self.unused_apis();
+    }
+
+    /// A specification beside the others that no service names protects nothing.
+    fn unused_apis(&mut self) {
+        for path in self.source.list(APIS).unwrap_or_default() {
+            let is_spec = [".yaml", ".yml", ".json"]
+                .iter()
+                .any(|ending| path.ends_with(ending));
+            if is_spec && !self.bundle.files.contains_key(&path) {
+                let message = format!("{path} is not read: no service names it");
+                let hint =
+                    format!("write `api: {{openapi: {path}}}` at its service, or move it away");
+                let start = Span::start_of(ROOT_FILE);
+                self.problems.warning("file.unused", &start, message, hint);
+            }
+        }
     }
 
     /// Policy tests are not run yet: whoever wrote some must not believe that they pass.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use testudo_guard::snapshot::AppAddress;
+use testudo_guard::snapshot::{AppAddress, UserRule};
 
 use super::{CheckOptions, operations};
 use crate::api::ApiModel;
@@ -19,6 +19,7 @@ pub(super) fn check(
     control(config, diagnostics);
     edge(config, diagnostics);
     for service in config.services.values() {
+        users_asked_for(service, config, diagnostics);
         exposed(service, diagnostics);
         missing_app(service, config, diagnostics);
         egress(service, diagnostics);
@@ -94,6 +95,17 @@ fn without_sidecar(service: &Service, diagnostics: &mut Diagnostics) {
     for (key, span) in egress.into_iter().chain(alone) {
         let message = format!("{key} does nothing: {} has no sidecar", service.name);
         let hint = "give it a sidecar, or remove the key".to_owned();
+        diagnostics.warning("value.unused", span, message, hint);
+    }
+}
+
+/// What is asked of users where nobody can be one.
+fn users_asked_for(service: &Service, config: &Config, diagnostics: &mut Diagnostics) {
+    if let (None, Some(span), UserRule::Authorize | UserRule::Require) =
+        (&config.users, &service.user_span, service.user)
+    {
+        let message = "without `users:` only callers are judged: this does nothing";
+        let hint = "add `users:`, or remove it".to_owned();
         diagnostics.warning("value.unused", span, message, hint);
     }
 }

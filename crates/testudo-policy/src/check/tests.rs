@@ -50,6 +50,11 @@ fn bundle(files: &[(&str, &str)]) -> Bundle {
     for (path, text) in files {
         all.insert((*path).to_owned(), text.as_bytes().to_vec());
     }
+    // Its own specification belongs to the base's service.
+    let named = |text: &Vec<u8>| String::from_utf8_lossy(text).contains("apis/");
+    if !all.get("testudo.yaml").is_some_and(named) {
+        all.remove("apis/orders.yaml");
+    }
     Bundle::from_files(all).unwrap()
 }
 
@@ -220,7 +225,7 @@ const ADDED: &[(&str, &str, &str)] = &[
     ),
     (
         "listen.duplicate",
-        "gateway: {listen: '0.0.0.0:7101', routes: []}\n",
+        "gateway: {listen: '0.0.0.0:7101', routes: [{path: /, service: orders}]}\n",
         "testudo.yaml:13:19",
     ),
     (
@@ -275,8 +280,14 @@ fn every_mistake_in_what_is_added_is_found_in_its_place() {
 /// Code, the services, where it is found.
 const SERVICES: &[(&str, &str, &str)] = &[
     (
+        "value.unused",
+        "  a: {user: require}\n",
+        "testudo.yaml:4:13",
+    ),
+    ("value.invalid", "  a: {run: ./a}\n", "testudo.yaml:4:12"),
+    (
         "value.invalid",
-        "  a: {run: './a --db ${env:DB}'}\n",
+        "  a: {run: './a --db ${env:DB}', app: [unix:a.sock]}\n",
         "testudo.yaml:4:12",
     ),
     (
@@ -342,7 +353,7 @@ const SERVICES: &[(&str, &str, &str)] = &[
     ),
     (
         "secret.inline",
-        "  a: {run: ./a --db postgres://u:hunter2@db/x}\n",
+        "  a: {run: ./a --db postgres://u:hunter2@db/x, app: [unix:a.sock]}\n",
         "testudo.yaml:4:12",
     ),
     (
@@ -365,6 +376,11 @@ type Files = &'static [(&'static str, &'static str)];
 
 /// Code, files beside the base, where it is found.
 const FILES: &[(&str, Files, &str)] = &[
+    (
+        "file.unused",
+        &[("apis/old.yaml", "openapi: 3.1.0")],
+        "testudo.yaml:1:1",
+    ),
     (
         "feature.absent",
         &[("tests/orders.yaml", "- permit: []\n"), ("tests/b.yml", "")],
@@ -506,6 +522,8 @@ fn every_code_has_a_bundle() {
         "policy.never",
         "path.dead_end",
         "openapi.unsupported",
+        // Of two revisions: end to end.
+        "restart.needed",
     ];
     let mut shown: BTreeSet<&str> = elsewhere.into();
     shown.extend(ADDED.iter().map(|(code, _, _)| *code));

@@ -52,6 +52,7 @@ pub(super) fn read(key: &Key, node: &Node, diagnostics: &mut Diagnostics) -> Ser
             Some("ignore") => UserRule::Ignore,
             _ => defaults::USER,
         },
+        user_span: fields.get("user").map(|node| node.span.clone()),
         acts_alone,
         acts_alone_spans,
         probes: fields.names("probes"),
@@ -86,6 +87,11 @@ fn run(fields: &Fields<'_>, diagnostics: &mut Diagnostics) -> Option<Vec<String>
         .and_then(Node::as_seq)
         .unwrap_or(&[])
         .len();
+    if addresses == 0 {
+        let message = "run starts an application, but app says not where it listens";
+        let hint = "add `app: [unix:run/NAME.sock]`, and let the command listen there".to_owned();
+        diagnostics.error("value.invalid", &fields.span("run"), message, hint);
+    }
     if addresses > 1 {
         let message = format!("run starts one application, but app has {addresses} addresses");
         let hint = "leave one address, or start the application yourself".to_owned();

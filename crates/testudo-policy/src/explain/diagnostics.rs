@@ -115,10 +115,14 @@ pub(super) static ALL: &[Explanation] = &[
     },
     Explanation {
         code: "file.unused",
-        title: "A file among the policies is not read",
-        meaning: "Policies are files that end in `.cedar`. This one lies in their folder but ends differently, so whatever it permits or forbids does not hold.",
-        causes: &["A typing mistake in the name.", "An editor's backup."],
-        action: "Rename it to end in `.cedar`, or move it out of the folder. Notes may be `.md` or `.txt`.",
+        title: "A file of the bundle is not read",
+        meaning: "Policies are files that end in `.cedar`: one that lies in their folder but ends differently permits and forbids nothing. A specification in `apis/` holds where a service names it.",
+        causes: &[
+            "A typing mistake in the name.",
+            "An editor's backup.",
+            "A service's `api: {openapi: …}` was forgotten, or names an older file.",
+        ],
+        action: "Rename a policy to end in `.cedar`, name a specification at its service, or move the file out of the folder. Notes may be `.md` or `.txt`.",
     },
     Explanation {
         code: "path.outside",
