@@ -32,6 +32,8 @@ pub struct Replayed {
     pub late: u64,
     /// The first and the last event.
     pub span: Option<(Timestamp, Timestamp)>,
+    /// When each incident was seen, if [`Replay::recording`] asked for it: window's end and id.
+    pub sightings: Vec<(Timestamp, String)>,
 }
 
 /// See the module. Give it events in order of time; it forgives [`GRACE`] seconds of disorder.
@@ -44,6 +46,7 @@ pub struct Replay {
     next: u64,
     seen: BTreeMap<String, Incident>,
     replayed: Replayed,
+    recording: bool,
 }
 
 impl Replay {
@@ -63,8 +66,17 @@ impl Replay {
                 events: 0,
                 late: 0,
                 span: None,
+                sightings: Vec::new(),
             },
+            recording: false,
         }
+    }
+
+    /// Also records when each incident was seen: for measuring, since a long log has many sightings.
+    #[must_use]
+    pub fn recording(mut self) -> Replay {
+        self.recording = true;
+        self
     }
 
     /// Takes an event in.
@@ -141,6 +153,9 @@ impl Replay {
             if contained {
                 let contained = &mut self.replayed.contained;
                 contained.entry(incident.id.clone()).or_insert(end);
+            }
+            if self.recording && news != News::Closed {
+                self.replayed.sightings.push((end, incident.id.clone()));
             }
             self.seen.insert(incident.id.clone(), incident);
         }

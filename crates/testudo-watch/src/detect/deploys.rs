@@ -86,6 +86,14 @@ impl Deploys {
             .any(|c| c.service.as_deref() == service && now.saturating_sub(c.at) <= seconds)
     }
 
+    /// Whether a workload of a service started within the last `seconds`: new code, which a new revision
+    /// of the bundle is not.
+    pub fn restarted(&self, service: &str, now: u64, seconds: u64) -> bool {
+        let mut changes = self.changes.iter().filter(|change| change.restart);
+        changes
+            .any(|c| c.service.as_deref() == Some(service) && now.saturating_sub(c.at) <= seconds)
+    }
+
     /// What changed lately for a service or anywhere at the edge, for people: `revision 4 since …`.
     pub fn context(&self, service: Option<&str>) -> Vec<String> {
         let mut lines: Vec<String> = Vec::new();

@@ -1,7 +1,7 @@
 //! New edges: a service calls what it never called before (lateral movement, a stolen key).
 //!
 //! Looks for: a caller and a called service that were not seen together while the mesh was learned. A
-//! caller that was deployed lately may bring new edges with it: those are learned in silence. A refused
+//! caller whose workload was started lately may bring new edges with it: those are learned in silence. A refused
 //! call teaches nothing. State: known edges and when they were last seen. Knob: `learn`.
 
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use crate::window::{MergedWindow, Outcomes, Samples, Table};
 const MOST: usize = 16_384;
 /// Edges that were not used for as long are forgotten: a quarter, in seconds.
 const FORGET: u64 = 90 * 86_400;
-/// How long after a deployment of the caller its new edges are part of it, in seconds.
+/// How long after a workload of the caller started its new edges are part of the new code, in seconds.
 const DEPLOYED: u64 = 900;
 /// How long a new edge is news, in seconds.
 const NEWS: u64 = 30;
@@ -48,7 +48,7 @@ impl Detect for NewEdge {
                 continue;
             }
             let said = self.said.get(&key).copied();
-            let deployed = context.deploys.recent(Some(&caller), at, DEPLOYED);
+            let deployed = context.deploys.restarted(&caller, at, DEPLOYED);
             let passed = outcomes.permitted() > 0;
             if learning || deployed || said.is_some_and(|said| at.saturating_sub(said) > NEWS) {
                 if passed && self.known.len() < MOST {

@@ -9,10 +9,12 @@ use serde::{Deserialize, Serialize};
 use testudo_model::Reason;
 
 use super::anomaly::{Anomaly, Comparison, Detector, Severity, Subject, Target};
-use super::keyed::{DistinctCounted, number, samples};
-use super::sliding::{Sliding, keep_samples};
+use super::keyed::{number, samples};
+use super::sliding::{Sliding, Sum, keep_samples};
 use super::{Context, Detect};
-use crate::window::{MergedWindow, Outcome, Principal, PrincipalStats, StatusClass, Table};
+use crate::window::{
+    Distinct, MergedWindow, Outcome, Principal, PrincipalStats, StatusClass, Table,
+};
 
 const MOST: usize = 16_384;
 const WRONG: [Reason; 2] = [Reason::AuthnInvalid, Reason::AuthnExpired];
@@ -22,10 +24,10 @@ const WRONG: [Reason; 2] = [Reason::AuthnInvalid, Reason::AuthnExpired];
 #[serde(default)]
 pub(super) struct Stuffing {
     #[serde(skip, default = "minute")]
-    minute: Sliding<Subject, DistinctCounted>,
+    minute: Sliding<Subject, Tried>,
 }
 
-fn minute() -> Sliding<Subject, DistinctCounted> {
+fn minute() -> Sliding<Subject, Tried> {
     Sliding::minute(MOST)
 }
 
@@ -35,12 +37,29 @@ impl Default for Stuffing {
     }
 }
 
+/// What one address tried, and where most of it.
+#[derive(Clone, Debug, Default)]
+struct Tried {
+    distinct: Distinct,
+    count: u64,
+    service: Option<String>,
+    samples: Vec<String>,
+}
+
+impl Sum for Tried {
+    fn merge(&mut self, other: &Self) {
+        self.distinct.merge(&other.distinct);
+        self.count += other.count;
+        self.service.clone_from(&other.service);
+        keep_samples(&mut self.samples, other.samples.iter().cloned());
+    }
+}
+
 impl Detect for Stuffing {
     const DETECTOR: Detector = Detector::Stuffing;
 
     fn detect(&mut self, window: &MergedWindow, context: &Context<'_>) -> Vec<Anomaly> {
         let mut found = Vec::new();
-        let mut targets: Table<Option<String>, u64> = Table::default();
         for (key, stats) in &window.counts.principals {
             let Principal::Address(_) = key.principal else {
                 continue;
@@ -49,11 +68,11 @@ impl Detect for Stuffing {
             if wrong == 0 {
                 continue;
             }
-            *targets.entry(service.clone()).or_default() += wrong;
             let who = Subject::of(&key.principal);
             let sum = self.minute.add(who.clone(), window.start, |sum| {
                 sum.distinct.merge(&stats.credentials_wrong);
                 sum.count += logins(stats);
+                sum.service.clone_from(&service);
                 keep_samples(&mut sum.samples, wrong_samples(stats));
             });
             let Some(sum) = sum else {
@@ -80,7 +99,7 @@ impl Detect for Stuffing {
                 samples: sum.samples,
             });
         }
-        found.extend(self.sprayed(window, context, &targets));
+        found.extend(self.sprayed(window, context));
         found
     }
 }
@@ -88,18 +107,14 @@ impl Detect for Stuffing {
 impl Stuffing {
     /// Few attempts each, from many addresses. Addresses that stand out by themselves are left to what was
     /// found of them.
-    fn sprayed(
-        &mut self,
-        window: &MergedWindow,
-        context: &Context<'_>,
-        targets: &Table<Option<String>, u64>,
-    ) -> Option<Anomaly> {
-        let most_tried = targets.iter().max_by_key(|(_, count)| **count)?;
+    fn sprayed(&mut self, window: &MergedWindow, context: &Context<'_>) -> Option<Anomaly> {
+        let mut targets: Table<Option<String>, u64> = Table::default();
         let mut kept = Vec::new();
         let mut addresses = 0;
         for (_, sum) in self.minute.sums(window.start) {
             if number(sum.distinct.count().max(sum.count)) < context.settings.stuffing_credentials {
                 addresses += 1;
+                *targets.entry(sum.service).or_default() += 1;
                 keep_samples(&mut kept, sum.samples.into_iter().take(1));
             }
         }
@@ -107,7 +122,7 @@ impl Stuffing {
         if seen < context.settings.stuffing_addresses {
             return None;
         }
-        let service = most_tried.0.clone();
+        let service = targets.into_iter().max_by_key(|(_, count)| *count)?.0;
         let name = service.as_deref().unwrap_or("gateway");
         Some(Anomaly {
             detector: Self::DETECTOR,
