@@ -131,147 +131,163 @@ impl Attack {
         self.kind.detector().is_containable() && self.kind != Kind::AddressScan
     }
 
-    /// What it sends in one second.
-    pub fn second(&self, at: u64, mesh: &mut Mesh, out: &mut Vec<Event>) {
-        let n = at - self.start;
-        let user = self.user();
-        let (one, other) = self.places();
-        let from = 500_000 + self.number;
-        let base = |number: u64| Call {
-            at,
-            hop: Hop::Edge,
-            caller: None,
-            user: Some(&user),
-            from,
-            credential: 1_000_000 + self.number,
-            agent: 1,
-            service: &one,
-            operation: Some("getThing"),
-            path: format!("/things/{}", 50_000 + number),
-            denied: None,
-            status: 200,
-            bytes: 2_000,
-            micros: 5_000,
-        };
-        let inside = |number: u64| Call {
-            hop: Hop::Mesh,
-            caller: Some(&one),
-            user: None,
-            service: &other,
-            operation: Some("part"),
-            ..base(number)
-        };
+    /// Requests a second.
+    fn rate(&self) -> u64 {
         let strength = self.strength;
-        let rate = match self.kind {
+        match self.kind {
             Kind::Walk | Kind::RefusedWalk => strength.times(1, 5, 30),
             Kind::UserScan | Kind::AddressScan => strength.times(1, 3, 20),
             Kind::Stuffing | Kind::FailedLogins => strength.times(1, 3, 50),
             Kind::Spraying => strength.times(1, 4, 30),
-            Kind::CopiedToken | Kind::NewEdge | Kind::DroppedUser => strength.times(1, 2, 10),
+            Kind::CopiedToken | Kind::NewEdge | Kind::DroppedUser | Kind::Undocumented => {
+                strength.times(1, 2, 10)
+            }
             Kind::UserExport | Kind::ServiceExport => strength.times(1, 4, 10),
-            Kind::Undocumented => strength.times(1, 2, 10),
             Kind::Probing => strength.times(2, 6, 40),
-            Kind::Refusals => strength.times(1, 4, 20),
-            Kind::Failures => strength.times(1, 4, 20),
-        };
+            Kind::Refusals | Kind::Failures => strength.times(1, 4, 20),
+        }
+    }
+
+    /// What it sends in one second.
+    pub fn second(&self, at: u64, mesh: &mut Mesh, out: &mut Vec<Event>) {
+        let user = self.user();
+        let (one, other) = self.places();
+        let rate = self.rate();
         for step in 0..rate {
-            let number = n * rate + step;
+            let number = (at - self.start) * rate + step;
+            let base = Call {
+                at,
+                hop: Hop::Edge,
+                caller: None,
+                user: Some(&user),
+                from: 500_000 + self.number,
+                credential: 1_000_000 + self.number,
+                agent: 1,
+                service: &one,
+                operation: Some("getThing"),
+                path: format!("/things/{}", 50_000 + number),
+                denied: None,
+                status: 200,
+                bytes: 2_000,
+                micros: 5_000,
+            };
             let call = match self.kind {
-                Kind::Walk => base(number),
-                Kind::RefusedWalk => Call {
-                    denied: Some(Reason::AuthzUser),
-                    ..base(number)
-                },
-                Kind::UserScan => Call {
-                    operation: None,
-                    path: format!("/guess/{number}"),
-                    denied: Some(Reason::RouteUndocumented),
-                    ..base(number)
-                },
-                Kind::AddressScan => Call {
-                    user: None,
-                    credential: 0,
-                    operation: None,
-                    path: format!("/guess/{number}"),
-                    denied: Some(Reason::RouteUndocumented),
-                    ..base(number)
-                },
-                Kind::Stuffing => Call {
-                    user: None,
-                    credential: 5_000_000 + self.number * 100_000 + number,
-                    denied: Some(Reason::AuthnInvalid),
-                    ..base(0)
-                },
-                Kind::FailedLogins => Call {
-                    user: Some("anonymous"),
-                    credential: 0,
-                    operation: Some("login"),
-                    path: "/login".to_owned(),
-                    status: 401,
-                    ..base(0)
-                },
-                Kind::Spraying => Call {
-                    user: None,
-                    from: 2_000_000 + self.number * 10_000 + number,
-                    credential: 7_000_000 + self.number * 100_000 + number,
-                    denied: Some(Reason::AuthnInvalid),
-                    ..base(0)
-                },
-                Kind::CopiedToken => Call {
-                    from: 3_000_000 + self.number * 1000 + number % 200,
-                    agent: number,
-                    ..base(number % 5)
-                },
-                Kind::UserExport => Call {
-                    operation: Some("export"),
-                    path: "/export".to_owned(),
-                    bytes: 3 << 20,
-                    ..base(0)
-                },
-                Kind::ServiceExport => Call {
-                    path: format!("/parts/{}", number % 50),
-                    bytes: 3 << 20,
-                    ..inside(0)
-                },
-                Kind::DroppedUser => Call {
-                    denied: Some(Reason::AuthnMissing),
-                    path: format!("/parts/{}", number % 50),
-                    ..inside(0)
-                },
-                Kind::NewEdge => inside(number % 5),
-                Kind::Undocumented => Call {
-                    operation: Some("undocumented"),
-                    path: "/old".to_owned(),
-                    ..base(0)
-                },
-                Kind::Probing => Call {
-                    denied: (number % 3 != 0).then_some(Reason::LimitExceeded),
-                    ..base(number % 3)
-                },
-                Kind::Refusals => Call {
-                    operation: Some("adminThing"),
-                    path: "/admin".to_owned(),
-                    denied: Some(Reason::AuthzUser),
-                    ..base(0)
-                },
-                Kind::Failures => Call {
-                    user: Some("shop:c7"),
-                    status: 503,
-                    path: format!("/parts/{}", number % 50),
-                    ..inside(0)
-                },
+                Kind::ServiceExport | Kind::DroppedUser | Kind::NewEdge | Kind::Failures => {
+                    self.inside(number, &one, &other, base)
+                }
+                _ => self.at_the_edge(number, base),
             };
             out.push(mesh.event(&call));
             if self.kind == Kind::DroppedUser && step == 0 {
                 // A user does arrive at the caller.
                 let arrival = Call {
-                    hop: Hop::Mesh,
                     caller: Some("gateway"),
                     user: Some("shop:c7"),
-                    ..base(number % 5)
+                    service: &one,
+                    operation: Some("getThing"),
+                    denied: None,
+                    ..call
                 };
                 out.push(mesh.event(&arrival));
             }
+        }
+    }
+
+    fn inside<'a>(&self, number: u64, one: &'a str, other: &'a str, base: Call<'a>) -> Call<'a> {
+        let inside = Call {
+            hop: Hop::Mesh,
+            caller: Some(one),
+            user: None,
+            service: other,
+            operation: Some("part"),
+            path: format!("/parts/{}", number % 50),
+            ..base
+        };
+        match self.kind {
+            Kind::ServiceExport => Call {
+                bytes: 3 << 20,
+                ..inside
+            },
+            Kind::DroppedUser => Call {
+                denied: Some(Reason::AuthnMissing),
+                ..inside
+            },
+            Kind::Failures => Call {
+                user: Some("shop:c7"),
+                status: 503,
+                ..inside
+            },
+            _ => inside,
+        }
+    }
+
+    fn at_the_edge<'a>(&self, number: u64, base: Call<'a>) -> Call<'a> {
+        let guess = |base: Call<'a>| Call {
+            operation: None,
+            path: format!("/guess/{number}"),
+            denied: Some(Reason::RouteUndocumented),
+            ..base
+        };
+        let wrong = |base: Call<'a>| Call {
+            user: None,
+            credential: 5_000_000 + self.number * 100_000 + number,
+            denied: Some(Reason::AuthnInvalid),
+            path: "/things/1".to_owned(),
+            ..base
+        };
+        match self.kind {
+            Kind::RefusedWalk => Call {
+                denied: Some(Reason::AuthzUser),
+                ..base
+            },
+            Kind::UserScan => guess(base),
+            Kind::AddressScan => Call {
+                user: None,
+                credential: 0,
+                ..guess(base)
+            },
+            Kind::Stuffing => wrong(base),
+            Kind::Spraying => Call {
+                from: 2_000_000 + self.number * 10_000 + number,
+                ..wrong(base)
+            },
+            Kind::FailedLogins => Call {
+                user: Some("anonymous"),
+                credential: 0,
+                operation: Some("login"),
+                path: "/login".to_owned(),
+                status: 401,
+                ..base
+            },
+            Kind::CopiedToken => Call {
+                from: 3_000_000 + self.number * 1000 + number % 200,
+                agent: number,
+                path: format!("/things/{}", number % 5),
+                ..base
+            },
+            Kind::UserExport => Call {
+                operation: Some("export"),
+                path: "/export".to_owned(),
+                bytes: 3 << 20,
+                ..base
+            },
+            Kind::Undocumented => Call {
+                operation: Some("undocumented"),
+                path: "/old".to_owned(),
+                ..base
+            },
+            Kind::Probing => Call {
+                denied: (!number.is_multiple_of(3)).then_some(Reason::LimitExceeded),
+                path: format!("/things/{}", number % 3),
+                ..base
+            },
+            Kind::Refusals => Call {
+                operation: Some("adminThing"),
+                path: "/admin".to_owned(),
+                denied: Some(Reason::AuthzUser),
+                ..base
+            },
+            _ => base,
         }
     }
 }

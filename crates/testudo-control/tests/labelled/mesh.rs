@@ -237,7 +237,7 @@ impl Mesh {
     /// A partner copies forty things a minute; every hour a job reads a lot, for nobody.
     fn robot_and_jobs(&mut self, at: u64, out: &mut Vec<Event>) {
         let name = service(2);
-        if at % 3 != 0 {
+        if !at.is_multiple_of(3) {
             let call = Call {
                 at,
                 hop: Hop::Edge,

@@ -2,7 +2,7 @@
 //!
 //! Looks for: bytes of responses to one verified user, one service, or one address within a minute, over
 //! a floor and over what is usual for that principal and operation. What is usual is the largest minute
-//! out of periods of one minute; as long as a principal is new, what others of its kind fetch from the
+//! out of five; as long as a principal is new, what others of its kind fetch from the
 //! same operation stands in, and without that ten times the floor. On a mesh that is watched for less than
 //! ten minutes, a service that fetches for no user is held to the floor itself. State: bytes of the last minute by
 //! principal and service. Knobs: `bytes`, `factor`.
@@ -17,9 +17,10 @@ use super::{Context, Detect};
 use crate::window::MergedWindow;
 
 const MOST: usize = 8192;
-/// Minutes with traffic before a principal's own usual counts.
+/// Periods of five minutes with traffic before a principal's own usual counts. Shorter ones would learn
+/// the beginning of a job as what is usual.
 const KNOWN: u32 = 3;
-/// Minutes before what others fetch counts.
+/// Periods before what others fetch counts.
 const PEERS_KNOWN: u32 = 2;
 /// Times the floor where nothing is known.
 const UNKNOWN: f64 = 10.0;
@@ -42,7 +43,7 @@ fn minute() -> Sliding<(Subject, Target), Counted> {
 }
 
 fn pace() -> Pace<String> {
-    Pace::new(30)
+    Pace::new(300)
 }
 
 impl Default for Volume {
