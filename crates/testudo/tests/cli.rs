@@ -298,6 +298,99 @@ fn the_schema_knows_the_keys() {
     }
 }
 
+/// A decision as proxies log it, of mode report.
+fn decision(user: &str, operation: &str, path: &str) -> String {
+    serde_json::json!({
+        "time": "2026-11-25T13:00:00Z", "request_id": "r", "trace_id": "t", "proxy": "gateway-1", "hop": "edge",
+        "revision": 1, "caller": null, "user": user, "roles": ["customer"], "source_ip": null,
+        "service": operation.split(':').next(), "operation": operation, "method": "GET", "host": "h",
+        "path": path, "status": 200, "verdict": "permit", "reason": "authz.user", "mode": "report",
+        "policy": null, "findings": [], "bytes_in": 0, "bytes_out": 0, "duration_us": 1, "guard_us": 1,
+    })
+    .to_string()
+}
+
+#[test]
+fn policies_are_learned_from_decision_logs_and_never_written_over() {
+    let dir = copy_of_shop();
+    let policies = dir.path().join("policies");
+    std::fs::remove_dir_all(&policies).unwrap();
+    std::fs::create_dir(&policies).unwrap();
+    let mut log = String::new();
+    for user in ["alice", "bob"] {
+        for _ in 0..3 {
+            let path = format!("/orders/{user}/7");
+            log.push_str(&decision(&format!("shop:{user}"), "orders:getOrder", &path));
+            log.push('\n');
+        }
+    }
+    log.push_str("half a line of a cra");
+    std::fs::write(dir.path().join("decisions.jsonl"), log).unwrap();
+    let learn = |more: &[&str]| {
+        let arguments = ["policy", "learn", "--from", "decisions.jsonl"];
+        testudo_in(dir.path(), &[&arguments[..], more].concat())
+    };
+
+    let printed = learn(&[]);
+    assert_eq!(code(&printed), 0, "{}", stderr(&printed));
+    assert!(
+        stderr(&printed).contains("no decisions and were skipped: 1"),
+        "{}",
+        stderr(&printed)
+    );
+    let text = stdout(&printed);
+    assert!(
+        text.contains("when { context.params.customerId == principal.id };"),
+        "{text}"
+    );
+    assert!(text.contains("6 requests; shop:alice, shop:bob"), "{text}");
+    let nameless = stdout(&learn(&["--no-names"]));
+    assert!(nameless.contains("6 requests; 2 users"), "{nameless}");
+    assert!(!nameless.contains("alice"), "{nameless}");
+    let json: Value = serde_json::from_str(&stdout(&learn(&["-o", "json"]))).unwrap();
+    assert_eq!(
+        json["policies"][0]["actions"][0], "orders:getOrder",
+        "{json}"
+    );
+
+    let written = learn(&["--write"]);
+    assert_eq!(code(&written), 0, "{}", stderr(&written));
+    let file = policies.join("learned.cedar");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+    std::fs::write(&file, "// mine\n").unwrap();
+    let refused = learn(&["--write"]);
+    assert_eq!(code(&refused), 1);
+    assert!(
+        stderr(&refused).contains("--force replaces it"),
+        "{}",
+        stderr(&refused)
+    );
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "// mine\n");
+    assert_eq!(code(&learn(&["--write", "--force"])), 0);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+    // The whole file would be replaced by what is about one service.
+    assert_eq!(
+        code(&learn(&["--write", "--force", "--service", "orders"])),
+        2
+    );
+
+    let unknown = learn(&["--anonymous", "orders:getOrdr"]);
+    assert_eq!(code(&unknown), 2);
+    assert!(
+        stderr(&unknown).contains("did you mean orders:getOrder?"),
+        "{}",
+        stderr(&unknown)
+    );
+    std::fs::write(dir.path().join("decisions.jsonl"), "").unwrap();
+    let nothing = learn(&[]);
+    assert_eq!(code(&nothing), 1);
+    assert!(
+        stderr(&nothing).contains("no calls were seen"),
+        "{}",
+        stderr(&nothing)
+    );
+}
+
 #[test]
 fn completions_and_manuals_come_from_the_same_definitions() {
     for shell in ["bash", "zsh", "fish"] {

@@ -85,7 +85,7 @@ fn objects(principal: &Principal, operation: &OperationModel, call: &Call) -> Ve
                 "{name} was the user's own id {}, and another {} ({}): when {{ {condition} }}?",
                 times(objects.own),
                 times(objects.other),
-                names(&objects.others.names, objects.others.count()),
+                names(&objects.others),
             ));
         }
     }
@@ -155,16 +155,18 @@ pub(super) const fn stopped(call: &Call) -> u64 {
 pub(super) fn describe(users: &Distinct) -> Option<String> {
     match users.count() {
         0 => None,
-        count if count <= users.names.len() => Some(names(&users.names, count)),
+        count if count <= users.names.len() => Some(names(users)),
+        1 => Some("one user".to_owned()),
         _ => Some(format!("{} users", users.describe())),
     }
 }
 
 /// `shop:bob, shop:eve and 3 more`.
-fn names(names: &[String], count: usize) -> String {
-    let shown: Vec<String> = names.iter().map(|name| plain(name)).collect();
-    match count.saturating_sub(shown.len()) {
+fn names(users: &Distinct) -> String {
+    let shown: Vec<String> = users.names.iter().map(|name| plain(name)).collect();
+    match users.count().saturating_sub(shown.len()) {
         0 => shown.join(", "),
+        _ if shown.is_empty() => format!("by {} of its users", users.describe()),
         more => format!("{} and {more} more", shown.join(", ")),
     }
 }

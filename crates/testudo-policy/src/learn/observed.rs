@@ -430,6 +430,21 @@ impl Calls {
         })
     }
 
+    /// The same without the names of users.
+    #[must_use]
+    pub fn without_names(mut self) -> Calls {
+        for call in self.calls.values_mut() {
+            let others = call.objects.values_mut().map(|objects| &mut objects.others);
+            for users in [&mut call.users, &mut call.stopped]
+                .into_iter()
+                .chain(others)
+            {
+                users.names.clear();
+            }
+        }
+        self
+    }
+
     /// Forgets calls that were not seen since `time`; returns their keys.
     pub fn forget_before(&mut self, time: Timestamp) -> Vec<CallKey> {
         let old: Vec<CallKey> = self

@@ -46,9 +46,12 @@ pub(super) struct Args {
     /// Write policies/learned.cedar instead of printing it
     #[arg(long)]
     write: bool,
-    /// With --write: replace an earlier one
-    #[arg(long, requires = "write")]
+    /// With --write: replace an earlier one, as a whole
+    #[arg(long, requires = "write", conflicts_with = "service")]
     force: bool,
+    /// Leave the names of users out of the comments
+    #[arg(long)]
+    no_names: bool,
     /// cedar: the file; json: its policies with their evidence, for programs
     #[arg(long, short, value_enum, default_value_t)]
     output: Output,
@@ -84,6 +87,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
                 .hint("send traffic through the gateway first; `testudo observe` shows it"),
         );
     }
+    let calls = if args.no_names {
+        calls.without_names()
+    } else {
+        calls
+    };
     let options = LearnOptions {
         service: args.service.clone(),
         anonymous: args.anonymous.clone(),
@@ -128,10 +136,10 @@ fn deliver(args: &Args, learned: Learned, calls: &Calls) -> Result<ExitCode, Fai
         Output::Cedar => {}
     }
     let counted = format!(
-        "{} policies from {} kinds of calls; {} permitted already, {} left out (see the end of the file)",
-        learned.permits.len(),
+        "kinds of calls: {}, of which permitted already: {}     policies: {}, left out: {} (the end of the file says why)",
         calls.len(),
         learned.permitted_already,
+        learned.permits.len(),
         learned.left_out.len(),
     );
     if !ok {
@@ -228,7 +236,7 @@ fn from_files(args: &Args, found: &Found) -> Result<Calls, Failure> {
         }
     }
     if unread > 0 {
-        eprintln!("… {unread} lines are no decisions and were skipped");
+        eprintln!("… lines that are no decisions and were skipped: {unread}");
     }
     Ok(calls)
 }
