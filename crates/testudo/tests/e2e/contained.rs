@@ -495,7 +495,11 @@ fn without_control_containments_go_on_and_end_and_modes_can_be_set() {
     });
     assert!(Instant::now() >= until);
 
-    // A mode, on this host.
+    a_mode_is_set_on_this_host(&world);
+    control_hears_of_it(&world, control);
+}
+
+fn a_mode_is_set_on_this_host(world: &World) {
     let guest = || world.get_as("guest", &[], "/orders").verdict();
     let denied = (403, Some("authz.user".to_string()));
     assert_eq!(guest(), denied);
@@ -526,7 +530,12 @@ fn without_control_containments_go_on_and_end_and_modes_can_be_set() {
     std::fs::remove_file(&file).unwrap();
     std::fs::rename(&aside, &file).unwrap();
     wait_for("it to pass again", || guest().0 == 200);
+}
 
+/// The control plane hears of what was set on hosts, and writes it down.
+fn control_hears_of_it(world: &World, control: u32) {
+    let guest = || world.get_as("guest", &[], "/orders").verdict();
+    let denied = (403, Some("authz.user".to_string()));
     signal(control, "CONT");
     wait_for("control to hear of it", || {
         let modes = world.mesh.get("/api/v1/modes");

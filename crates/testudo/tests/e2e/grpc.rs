@@ -218,6 +218,11 @@ permit (principal in Role::"admin", action == Action::"secrets:POST", resource);
     assert_eq!(limited.status(), Some("8"), "{:?}", limited.headers);
     assert!(limited.headers.contains_key("retry-after"));
 
+    is_contained(&mesh, &alice).await;
+}
+
+/// Who is contained gets permission denied.
+async fn is_contained(mesh: &Mesh, alice: &str) {
     let args = [
         "watch",
         "contain",
@@ -229,7 +234,7 @@ permit (principal in Role::"admin", action == Action::"secrets:POST", resource);
     ];
     let contained = mesh.testudo(&args);
     assert!(contained.status.success(), "{contained:?}");
-    let contained = call(&mesh, "/shop.Down/Read", Some(&alice)).await;
+    let contained = call(mesh, "/shop.Down/Read", Some(alice)).await;
     assert_eq!((contained.http, contained.status()), (200, Some("7")));
     assert_eq!(contained.headers["x-testudo-reason"], "contained");
 }
