@@ -114,6 +114,11 @@ impl Found {
         self.checked.config.as_ref().filter(|_| self.is_ok())
     }
 
+    /// The configuration as far as it could be read, errors or not.
+    pub(crate) fn read_config(&self) -> Option<&Config> {
+        self.checked.config.as_ref()
+    }
+
     /// As people read it.
     pub(crate) fn table(&self) -> String {
         table(self.report())

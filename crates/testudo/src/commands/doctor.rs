@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use crate::api::Api;
-use crate::commands::{block_on, exit_code};
+use crate::commands::{block_on, check, exit_code};
 use crate::failure::Failure;
 use crate::site::{Remote, state_dir_above};
 use crate::terminal::{self, Format, Style};
@@ -42,6 +42,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let mut findings = checks::examine(&mesh);
     if let Some(state) = &state {
         findings.extend(checks::examine_state(state));
+        if let Some(dir) = state.parent()
+            && let Ok(checked) = check::load(dir)
+            && let Some(config) = checked.read_config()
+        {
+            findings.extend(checks::edge::examine(dir, config, mesh.now));
+        }
     }
     let healthy = findings.iter().all(|finding| finding.level != Level::Bad);
     let data: Vec<Value> = findings.iter().map(Finding::to_json).collect();

@@ -1,6 +1,7 @@
 //! What `doctor` looks at. Pure: the answers of the API and the clock go in, findings come out; only
 //! [`examine_state`] looks at files.
 
+pub(super) mod edge;
 mod narrowing;
 mod watching;
 
