@@ -176,6 +176,10 @@ test("coverage: every service, every check, as the API says", async () => {
 test("headroom, identities, proxies, audit: the parts that run", async () => {
   const [identities, proxies] = [await shop.read("identities"), await shop.read("proxies")];
   await at.show("limits");
+  const [limit] = (await shop.read("graph")).limits;
+  assert.equal(limit.name, "orders-per-user");
+  assert.ok(limit.used_max > 0 && limit.used_max < 0.2, `${limit.used_max} used by a few requests`);
+  await at.page.locator('[data-testid="limits"]').getByText(`${Math.round((1 - limit.used_max) * 100)} % left`).waitFor();
   const ends = (await at.page.locator('[data-testid="hours"] .count').allInnerTexts()).reduce((sum, text) => sum + Number(text || 0), 0);
   assert.equal(ends, identities.filter((one) => Date.parse(one.not_after) < Math.floor(Date.now() / 3_600_000) * 3_600_000 + 25 * 3_600_000).length);
   await at.show("identities");

@@ -33,6 +33,7 @@ mod containments;
 pub mod dashboard;
 mod graph;
 mod handlers;
+mod headroom;
 mod incidents;
 mod modes;
 mod stream;

@@ -39,7 +39,7 @@ export interface GraphEdge {
   /** Of the reasons, what was let pass. */
   reported_reasons?: Record<string, number>; operations: OperationCount[]; history: HistoryPoint[];
 }
-export interface LimitUse { name: string; service: string | null; used_max: number }
+export interface LimitUse { name: string; service: string | null; used_max: number | null }
 export interface Graph { seconds: number; window_seconds: number; now: string; dropped_keys: number; nodes: GraphNode[]; edges: GraphEdge[]; limits?: LimitUse[] }
 
 export interface WhyHop extends Decision { at?: string; parent?: number | null }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use testudo_model::{Hop, Mode};
 use testudo_watch::window::{EdgeKey, EdgeStats, Outcome, WINDOW_SECONDS};
 
+use super::headroom::{Headroom, headroom};
 use super::{ApiState, problem};
 use crate::fleet::ProxyView;
 use crate::windows::{GRACE, OperationSpan, STEP, Span, Tally};
@@ -49,6 +50,7 @@ pub(super) async fn graph(
     };
     graph.windows = control.windows.tally().into();
     graph.mark_contained(control);
+    graph.limits = headroom(control, timestamp(now.saturating_sub(seconds)));
     graph.nodes = nodes(control, &graph.edges);
     Json(graph).into_response()
 }
@@ -64,6 +66,7 @@ struct Graph {
     windows: TallyView,
     nodes: Vec<Node>,
     edges: Vec<Edge>,
+    limits: Vec<Headroom>,
 }
 
 /// Since control started.
@@ -223,6 +226,7 @@ impl Graph {
                 .into_iter()
                 .map(|(place, gathered)| Edge::of(place, gathered, covered, with_history))
                 .collect(),
+            limits: Vec::new(),
         }
     }
 
