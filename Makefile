@@ -31,10 +31,13 @@ ui-if-possible:
 	@$(MAKE) --no-print-directory ui || echo "dashboard: not built, see above; going on without it (GET / says how to get it)"
 
 NODE_IS_NEW_ENOUGH = node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20 ? 1 : 0)' 2>/dev/null
+# Where the system's Node is older, one from the npm registry goes into ui/.node and before it.
+export PATH := $(CURDIR)/ui/.node/node_modules/.bin:$(PATH)
 
 .PHONY: check-node check-chromium
 check-node:
-	@command -v npm >/dev/null && $(NODE_IS_NEW_ENOUGH) || { echo "Node 20 with npm is missing: installing it"; apt-get update -qq && apt-get install -y -qq nodejs npm; }
+	@command -v npm >/dev/null || { echo "npm is missing: installing it with Node"; apt-get update -qq && apt-get install -y -qq nodejs npm; }
+	@$(NODE_IS_NEW_ENOUGH) || { echo "the dashboard needs Node 20 or newer, this is $$(node --version): installing one in ui/.node"; npm install --silent --no-audit --no-fund --no-save --prefix ui/.node node@22; }
 	@$(NODE_IS_NEW_ENOUGH) || { echo "the dashboard needs Node 20 or newer; this is $$(node --version)"; exit 1; }
 
 check-chromium:
@@ -45,7 +48,7 @@ check-chromium:
 test: check-tools fmt ui-if-possible lint
 	@$(CARGO) build --workspace --all-targets
 	@$(CARGO) test --workspace --no-fail-fast
-	@$(MAKE) --no-print-directory check-node >/dev/null 2>&1 || { echo "dashboard: NOT TESTED, there is no Node 20 here and apt has none"; exit 0; }; $(MAKE) --no-print-directory ui-test
+	@$(MAKE) --no-print-directory check-node >/dev/null 2>&1 || { echo "dashboard: NOT TESTED, there is no Node 20 here, and none could be installed"; exit 0; }; $(MAKE) --no-print-directory ui-test
 
 ## The dashboard alone: types, then headless Chromium before a mesh that really runs and before an invented large one.
 ui-test: ui check-chromium
