@@ -1,5 +1,6 @@
 //! One policy taken apart: whom its scope names, which operations it covers, what its conditions read.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use cedar_policy_core::ast::{
@@ -55,6 +56,61 @@ pub struct Rule {
     pub who: Who,
     /// What its conditions read.
     pub reads: Reads,
+    /// The actions that its scope names.
+    actions: Actions,
+    owners: Option<HashSet<Box<str>>>,
+}
+
+/// The actions that a scope names, taken apart once: bundles have many policies and many operations, and
+/// each is held against each.
+#[derive(Debug)]
+enum Actions {
+    /// Every action.
+    Any,
+    /// This one.
+    One(Box<str>),
+    /// These, and those in these groups.
+    In(HashSet<Box<str>>),
+}
+
+impl Actions {
+    fn of(policy: &Policy) -> Self {
+        // What is no action is a type error elsewhere, and covers nothing.
+        let name = |uid: &EntityUID| {
+            let id: &str = uid.eid().as_ref();
+            is_type(uid.entity_type(), "Action").then(|| Box::from(id))
+        };
+        match policy.action_constraint() {
+            ActionConstraint::Any => Actions::Any,
+            ActionConstraint::Eq(uid) => {
+                name(uid).map_or_else(|| Actions::In(HashSet::new()), Actions::One)
+            }
+            ActionConstraint::In(uids) => {
+                Actions::In(uids.iter().filter_map(|uid| name(uid)).collect())
+            }
+        }
+    }
+
+    fn cover(&self, names: &ActionNames) -> bool {
+        match self {
+            Actions::Any => true,
+            Actions::One(name) => **name == *names.operation,
+            Actions::In(list) => {
+                list.contains(&*names.operation)
+                    || names.groups.iter().any(|group| list.contains(&**group))
+            }
+        }
+    }
+}
+
+/// The services whose actions are named; `None`: those of every service.
+fn owners(actions: &Actions) -> Option<HashSet<Box<str>>> {
+    let owner = |name: &str| name.split_once(':').map(|(owner, _)| Box::from(owner));
+    match actions {
+        Actions::Any => None,
+        Actions::One(name) => owner(name).map(|owner| HashSet::from([owner])),
+        Actions::In(list) => list.iter().map(|name| owner(name)).collect(),
+    }
 }
 
 impl Rule {
@@ -70,7 +126,10 @@ impl Rule {
         if !policy.is_static() || policy.template().slots().next().is_some() {
             return Err(RuleError::Template);
         }
+        let actions = Actions::of(&policy);
         Ok(Rule {
+            owners: owners(&actions),
+            actions,
             who: who(policy.principal_constraint().as_inner()),
             reads: policy
                 .non_scope_constraints()
@@ -94,41 +153,22 @@ impl Rule {
 
     /// Whether its scope admits this operation, whoever calls it.
     pub fn covers(&self, names: &ActionNames) -> bool {
-        self.only.as_ref().is_none_or(|only| *only == names.service) && self.scope_covers(names)
+        self.may_cover(&names.service) && self.actions.cover(names)
     }
 
     /// Whether it could cover any operation of this service: quicker than [`Rule::covers`], and true wherever that is.
     pub fn may_cover(&self, service: &str) -> bool {
-        let names = |uid: &EntityUID| {
-            let id: &str = uid.eid().as_ref();
-            id.split_once(':').is_none_or(|(owner, _)| owner == service)
-        };
-        let action = match self.policy.action_constraint() {
-            ActionConstraint::Any => true,
-            ActionConstraint::Eq(uid) => names(uid),
-            ActionConstraint::In(uids) => uids.iter().any(|uid| names(uid)),
-        };
-        action
-            && self.only.as_ref().is_none_or(|only| **only == *service)
+        self.only.as_ref().is_none_or(|only| **only == *service)
+            && self
+                .owners
+                .as_ref()
+                .is_none_or(|owners| owners.contains(service))
             && self.covers_resource(service)
     }
 
     /// [`Rule::covers`] whatever folder it is in.
     pub fn scope_covers(&self, names: &ActionNames) -> bool {
-        self.covers_action(names) && self.covers_resource(&names.service)
-    }
-
-    fn covers_action(&self, names: &ActionNames) -> bool {
-        let is = |uid: &EntityUID, name: &str| {
-            is_type(uid.entity_type(), "Action") && uid.eid().as_ref() == name
-        };
-        match self.policy.action_constraint() {
-            ActionConstraint::Any => true,
-            ActionConstraint::Eq(uid) => is(uid, &names.operation),
-            ActionConstraint::In(uids) => uids.iter().any(|uid| {
-                is(uid, &names.operation) || names.groups.iter().any(|group| is(uid, group))
-            }),
-        }
+        self.actions.cover(names) && self.covers_resource(&names.service)
     }
 
     /// Whether its scope admits this service as the one that is called.
@@ -206,7 +246,8 @@ fn member(reference: &EntityReference) -> Who {
 }
 
 fn is_type(entity_type: &EntityType, name: &str) -> bool {
-    entity_type.to_string() == name
+    let found = entity_type.name();
+    found.is_unqualified() && AsRef::<str>::as_ref(found.basename_as_ref()) == name
 }
 
 /// What conditions read: only that is put together for a request.

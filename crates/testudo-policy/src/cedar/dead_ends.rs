@@ -102,7 +102,9 @@ impl<'a> Mesh<'a> {
                 let targets = self
                     .operations()
                     .filter(|target| {
-                        target.service != caller && policy.rule.covers(&target.names())
+                        target.service != caller
+                            && policy.rule.may_cover(target.service)
+                            && policy.rule.covers(&target.names())
                     })
                     .collect();
                 Some(Call {

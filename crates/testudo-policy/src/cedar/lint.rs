@@ -61,11 +61,13 @@ impl<'a> Context<'a> {
     pub(super) fn covered(&self, rule: &Rule) -> Vec<(&'a ApiModel, &'a OperationModel)> {
         self.operations()
             .filter(|(api, operation)| {
-                rule.covers(&ActionNames::new(
-                    &api.service,
-                    &operation.name,
-                    &operation.method,
-                ))
+                // Names are put together only where one of them could matter.
+                rule.may_cover(&api.service)
+                    && rule.covers(&ActionNames::new(
+                        &api.service,
+                        &operation.name,
+                        &operation.method,
+                    ))
             })
             .collect()
     }
