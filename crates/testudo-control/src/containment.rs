@@ -281,7 +281,7 @@ impl Control {
         let facts = Facts {
             config: &current.config,
             apis: &current.apis,
-            traffic: &|| self.past.with(&self.decisions, now),
+            traffic: &|| self.past.with(&self.decisions, now, request.by),
             stops_now: &|containment| traffic::stops_now(containment, &self.decisions, now),
             known: &list,
             now,

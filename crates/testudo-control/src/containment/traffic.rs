@@ -9,7 +9,7 @@ use testudo_watch::window::{MergedWindow, Name, Principal, WINDOW_SECONDS};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_util::sync::CancellationToken;
 
-use super::{Containment, Kind};
+use super::{By, Containment, Kind};
 use crate::Control;
 use crate::decisions::{Decisions, Filter};
 
@@ -190,10 +190,11 @@ impl Past {
         }
     }
 
-    /// With the decisions since the last window.
-    pub(super) fn with(&self, decisions: &Decisions, now: u64) -> Arc<Traffic> {
+    /// With the decisions since the last window. What was said within the same second is good enough for
+    /// detectors, of which every incident asks after every window; a person has just seen what came last.
+    pub(super) fn with(&self, decisions: &Decisions, now: u64, by: By) -> Arc<Traffic> {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.0 == now {
+        if said.0 == now && by == By::Watch {
             return Arc::clone(&said.1);
         }
         let (mut traffic, since) = {
@@ -407,7 +408,7 @@ mod tests {
         decisions.add(crate::decisions::tests::event("orders", None, second));
         // One that a window has counted already.
         decisions.add(crate::decisions::tests::event("orders", None, second - 60));
-        let traffic = past.with(&decisions, now);
+        let traffic = past.with(&decisions, now, By::Admin);
         assert_eq!(traffic.total(), 3 * 300 + 1, "ten minutes, and one");
         assert!((600..=612).contains(&traffic.seconds()));
         let of = |kind, name: &str| -> u64 {
