@@ -72,9 +72,17 @@ async fn lines(
                 figures.sent, figures.answered, figures.denied, figures.failed
             ))?;
         }
-        tokio::select! {
-            () = tokio::time::sleep(BETWEEN_ATTACKS) => {}
-            () = stop.asked() => return Ok(()),
+        // The patient ones go on meanwhile.
+        let mut pause = pin!(tokio::time::sleep(BETWEEN_ATTACKS));
+        loop {
+            tokio::select! {
+                () = &mut pause => break,
+                Some((attack, outcome)) = patient.next() => {
+                    board.add(stage.begun.elapsed(), attack, &outcome);
+                    terminal::line(&board.last_row(style))?;
+                }
+                () = stop.asked() => return Ok(()),
+            }
         }
     }
     Ok(())
